@@ -155,21 +155,7 @@ pub(super) fn value(ty: &TypeRef, given: Const) -> Result<Value, String> {
         (Kind::Object(object), Const::Object(given)) => {
             members(&object.fields, given).map(Value::Object)
         }
-        (kind, _) => Err(format!("expected {}.", name_of(kind))),
-    }
-}
-
-fn name_of(kind: &Kind) -> &str {
-    match kind {
-        Kind::Json => "JSON",
-        Kind::String => "String",
-        Kind::Boolean => "Boolean",
-        Kind::Int => "Int",
-        Kind::Long => "Long",
-        Kind::Float => "Float",
-        Kind::Enum(found) => &found.name,
-        Kind::List(item) => name_of(&item.kind),
-        Kind::Object(object) => &object.name,
+        (kind, _) => Err(format!("expected {}.", kind.name())),
     }
 }
 
@@ -229,5 +215,75 @@ fn is_literal(json: &Value) -> bool {
             .all(|(name, value)| super::names::is_legal(name) && is_literal(value)),
         Value::Array(items) => items.iter().all(is_literal),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::model::Model;
+    use super::super::{Gateway, Limits, Request};
+    use super::*;
+
+    /// A JSON Schema and a value that fits it.
+    fn schema_and_value() -> impl Strategy<Value = (Value, Value)> {
+        let leaf = prop_oneof![
+            "\\PC{0,8}".prop_map(|text| (json!({"type": "string"}), json!(text))),
+            any::<bool>().prop_map(|is| (json!({"type": "boolean"}), json!(is))),
+            any::<i64>().prop_map(|n| (json!({"type": "integer"}), json!(n))),
+            any::<i32>().prop_map(|n| (
+                json!({"type": "integer", "minimum": i32::MIN, "maximum": i32::MAX}),
+                json!(n)
+            )),
+            (-1e6..1e6).prop_map(|n| (json!({"type": "number"}), json!(n))),
+            prop::sample::select(vec!["a", "B_2"])
+                .prop_map(|v| (json!({"enum": ["a", "B_2"]}), json!(v))),
+            prop::sample::select(vec!["a b", "true"])
+                .prop_map(|v| (json!({"enum": ["a b", "true"]}), json!(v))),
+            Just((json!({"type": ["string", "null"]}), Value::Null)),
+            any::<i64>().prop_map(|n| (json!({}), json!({"any": [n, null, "x"]}))),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                inner.clone().prop_map(|(schema, value)| (
+                    json!({"type": "array", "items": schema}),
+                    json!([value, value])
+                )),
+                prop::collection::btree_map("[a-c_\\-.0é]{0,3}", inner, 1..4).prop_map(|members| {
+                    let (mut properties, mut values) = (Map::new(), Map::new());
+                    for (name, (schema, value)) in members {
+                        properties.insert(name.clone(), schema);
+                        values.insert(name, value);
+                    }
+                    (
+                        json!({"type": "object", "properties": properties}),
+                        Value::Object(values),
+                    )
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn what_is_written_in_a_document_is_what_the_tool_gets((schema, value) in schema_and_value(), name in "[a-c_\\-.0é]{1,4}") {
+            let raw = json!({"name": "t", "inputSchema": {"type": "object", "properties": {&name: schema}, "required": [&name]}});
+            let tools = [mcp::Tool::parse(&serde_json::value::to_raw_value(&raw).unwrap()).unwrap()];
+            let model = Model::new(&tools);
+            let field = &model.mutation.object.fields[1];
+            let argument = &field.arguments[0];
+            let literal = to_graphql(&argument.ty, &value).unwrap();
+            let gateway = Gateway::build(&tools, &Limits::default()).unwrap();
+            let query = format!("mutation {{ t({}: {literal}) {{ text }} }}", argument.name);
+            let plan = gateway.plan(&Request { query: query.clone(), ..Request::default() });
+            let plan = plan.unwrap_or_else(|refused| panic!("{query}: {:?}", refused.errors));
+            let got: Value = serde_json::from_str(plan.calls()[0].arguments.get()).unwrap();
+            let mut expected = Map::new();
+            expected.insert(name, value);
+            prop_assert_eq!(got, Value::Object(expected), "{}", query);
+        }
     }
 }

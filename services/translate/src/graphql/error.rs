@@ -47,7 +47,7 @@ pub struct Error {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<PathSegment>,
     /// For programs.
-    pub extensions: Extensions,
+    pub extensions: Box<Extensions>,
 }
 
 /// What a program can go by.
@@ -107,10 +107,10 @@ impl Error {
             message: message.into(),
             locations: Vec::new(),
             path: Vec::new(),
-            extensions: Extensions {
+            extensions: Box::new(Extensions {
                 code,
                 ..Extensions::default()
-            },
+            }),
         }
     }
 

@@ -9,9 +9,11 @@
 //! then. A body that is no GraphQL request at all is 400 for everyone.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use async_graphql::Variables;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::error::{BAD_REQUEST, Error, METHOD_NOT_ALLOWED, PERSISTED_QUERY, Response, Stage};
@@ -239,13 +241,7 @@ struct Wire {
     operation_name: Option<String>,
     #[serde(default)]
     variables: Variables,
-    extensions: Option<Extensions>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Extensions {
-    persisted_query: Option<serde::de::IgnoredAny>,
+    extensions: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 impl Wire {
@@ -267,7 +263,7 @@ impl Wire {
             }),
             None if self
                 .extensions
-                .is_some_and(|found| found.persisted_query.is_some()) =>
+                .is_some_and(|found| found.contains_key("persistedQuery")) =>
             {
                 Err(Error::new(PERSISTED_QUERY, "PersistedQueryNotSupported"))
             }
@@ -324,7 +320,7 @@ fn from_query(query: &str) -> Result<Request, String> {
                 found = true;
             }
             "operationName" => {
-                request.operation_name = Some(value()?.into_owned()).filter(|n| !n.is_empty())
+                request.operation_name = Some(value()?.into_owned()).filter(|n| !n.is_empty());
             }
             "variables" => {
                 let value = value()?;

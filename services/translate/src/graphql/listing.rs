@@ -5,12 +5,32 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::model::Tool;
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<'a> {
+    nodes: Vec<&'a RawValue>,
+    total_count: usize,
+    page_info: PageInfo,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PageInfo {
+    has_next_page: bool,
+    end_cursor: Option<String>,
+}
+
 /// The page that `first` and `after` ask for.
-pub(super) fn page(tools: &[Tool], arguments: &Map<String, Value>) -> Result<Value, String> {
+pub(super) fn page(
+    tools: &[Tool],
+    arguments: &Map<String, Value>,
+) -> Result<Box<RawValue>, String> {
     let first = match arguments.get("first").and_then(Value::as_i64) {
         None => tools.len(),
         Some(first) => {
@@ -26,14 +46,15 @@ pub(super) fn page(tools: &[Tool], arguments: &Map<String, Value>) -> Result<Val
     };
     let end = begin.saturating_add(first).min(tools.len());
     let shown = &tools[begin..end];
-    Ok(json!({
-        "nodes": shown.iter().map(|tool| &tool.described).collect::<Vec<&Value>>(),
-        "totalCount": tools.len(),
-        "pageInfo": {
-            "hasNextPage": end < tools.len(),
-            "endCursor": shown.last().map(|tool| URL_SAFE_NO_PAD.encode(&tool.name)),
+    let page = Page {
+        nodes: shown.iter().map(|tool| &*tool.described).collect(),
+        total_count: tools.len(),
+        page_info: PageInfo {
+            has_next_page: end < tools.len(),
+            end_cursor: shown.last().map(|tool| URL_SAFE_NO_PAD.encode(&tool.name)),
         },
-    }))
+    };
+    serde_json::value::to_raw_value(&page).map_err(|error| error.to_string())
 }
 
 fn decode(cursor: &str) -> Option<String> {

@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use async_graphql::dynamic;
 
-pub use error::{Error, Location, PathSegment, Response, Stage};
+pub use error::{Error, Extensions, Location, PathSegment, Response, Stage};
 pub use limits::Limits;
 pub use plan::{Answered, Execute, Order, Plan, Request, ToolCall};
 

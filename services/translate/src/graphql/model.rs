@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use mcp::members::Members;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::names::{self, Namer};
 use super::shape::{self, Node, Property, Shape};
@@ -77,7 +80,7 @@ pub(super) struct Tool {
     pub(super) name: String,
     pub(super) effect: Effect,
     /// The tool as the `Tool` type shows it.
-    pub(super) described: Value,
+    pub(super) described: Box<RawValue>,
 }
 
 #[derive(Debug)]
@@ -197,9 +200,7 @@ impl Types {
     }
 
     fn tool_field(&mut self, tool: &mcp::Tool, name: &str) -> Field {
-        let parse = |raw: &serde_json::value::RawValue| {
-            serde_json::from_str(raw.get()).unwrap_or(Value::Null)
-        };
+        let parse = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
         let base = names::type_name(name);
         let input = shape::properties(&parse(&tool.input_schema));
         let output = tool
@@ -327,20 +328,35 @@ fn described_as(description: Option<&str>, what: &str, original: &str) -> String
     }
 }
 
-fn describe(tool: &mcp::Tool, field: &str, effect: Effect) -> Value {
-    let raw: Value = serde_json::from_str(tool.raw.get()).unwrap_or(Value::Null);
-    let member = |name: &str| raw.get(name).cloned().unwrap_or(Value::Null);
-    json!({
-        "name": tool.name,
-        "title": tool.title,
-        "description": tool.description,
-        "field": field,
-        "readOnly": effect == Effect::ReadOnly,
-        "inputSchema": member("inputSchema"),
-        "outputSchema": member("outputSchema"),
-        "annotations": member("annotations"),
-        "meta": member("_meta"),
-    })
+/// A tool as the `Tool` type shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Described<'a> {
+    name: &'a str,
+    title: Option<&'a str>,
+    description: Option<&'a str>,
+    field: &'a str,
+    read_only: bool,
+    input_schema: &'a RawValue,
+    output_schema: Option<&'a RawValue>,
+    annotations: Option<&'a RawValue>,
+    meta: Option<&'a RawValue>,
+}
+
+fn describe(tool: &mcp::Tool, field: &str, effect: Effect) -> Box<RawValue> {
+    let raw = Members::parse(&tool.raw).unwrap_or_default();
+    let described = Described {
+        name: &tool.name,
+        title: tool.title.as_deref(),
+        description: tool.description.as_deref(),
+        field,
+        read_only: effect == Effect::ReadOnly,
+        input_schema: &tool.input_schema,
+        output_schema: tool.output_schema.as_deref(),
+        annotations: raw.get("annotations"),
+        meta: raw.get("_meta"),
+    };
+    serde_json::value::to_raw_value(&described).expect("strings and raw values always serialise")
 }
 
 fn call_tool(result: &Arc<ObjectType>) -> Field {
@@ -474,7 +490,7 @@ fn result_fields(content: &Arc<ObjectType>) -> Vec<Field> {
             Kind::Object(Arc::clone(content)).list().required(),
             "The content, piece by piece.",
         )
-        .from(Source::MemberOr("content", json!([]))),
+        .from(Source::MemberOr("content", "[]")),
         Field::new(
             "text",
             Kind::String.required(),
@@ -486,7 +502,7 @@ fn result_fields(content: &Arc<ObjectType>) -> Vec<Field> {
             Kind::Boolean.required(),
             "Whether the tool says that it failed.",
         )
-        .from(Source::MemberOr("isError", json!(false))),
+        .from(Source::MemberOr("isError", "false")),
         Field::new(
             "structuredContent",
             Kind::Json.nullable(),

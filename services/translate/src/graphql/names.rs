@@ -51,7 +51,11 @@ impl Namer {
     pub(super) fn claim(&mut self, wanted: &str) -> String {
         let name = if self.0.contains(wanted) {
             (2u64..)
-                .map(|n| format!("{wanted}_{n}"))
+                // After a lone underscore, another would make the two that belong to introspection.
+                .map(|n| match wanted {
+                    "_" => format!("_{n}"),
+                    wanted => format!("{wanted}_{n}"),
+                })
                 .find(|name| !self.0.contains(name))
                 .expect("a finite set leaves some number free")
         } else {

@@ -125,8 +125,8 @@ impl Plan {
                     let answer = answers
                         .next()
                         .unwrap_or_else(|| Err(Failure::new(Cause::Internal)));
-                    match result(answer) {
-                        Ok(result) => projector.root(&step.key, &selected, &result),
+                    match result(&answer) {
+                        Ok(result) => projector.root(&step.key, &selected, result),
                         Err(error) => {
                             projector.out.extend_from_slice(b"null");
                             let path = vec![PathSegment::Key(step.key)];
@@ -168,13 +168,12 @@ impl Plan {
 }
 
 /// The result of a call, or the error that stands for it.
-fn result(answer: Answered) -> Result<Value, Error> {
-    let reply = answer.map_err(|failure| Error::from_failure(&failure))?;
-    let invalid = || Error::from_failure(&Failure::new(Cause::UpstreamInvalid));
-    match reply.result() {
-        Ok(Ok(result)) => serde_json::from_str(result.get()).map_err(|_| invalid()),
-        Ok(Err(error)) => Err(Error::from_json_rpc(error)),
-        Err(failure) => Err(Error::from_failure(&failure)),
+fn result(answer: &Answered) -> Result<&RawValue, Error> {
+    match answer.as_ref().map(Reply::result) {
+        Ok(Ok(Ok(result))) => Ok(result),
+        Ok(Ok(Err(error))) => Err(Error::from_json_rpc(error)),
+        Ok(Err(failure)) => Err(Error::from_failure(&failure)),
+        Err(failure) => Err(Error::from_failure(failure)),
     }
 }
 
@@ -312,7 +311,7 @@ impl<'a> Planner<'a> {
                 Ok(local(
                     key,
                     &selected,
-                    tool.map_or(&Value::Null, |tool| &tool.described),
+                    tool.map_or(RawValue::NULL, |tool| &*tool.described),
                 ))
             }
             Action::Call(tool) => self.call(tool, &arguments, selected),
@@ -382,7 +381,7 @@ fn ready(value: &impl serde::Serialize) -> Planned {
 }
 
 /// A field that needs no call.
-fn local(key: &str, selected: &Selected, value: &Value) -> Planned {
+fn local(key: &str, selected: &Selected, value: &RawValue) -> Planned {
     let mut projector = Projector::default();
     projector.root(key, selected, value);
     Planned::Ready(projector.out, projector.errors)

@@ -1,9 +1,16 @@
 //! Writes the selected part of a JSON value as GraphQL data.
 //!
+//! Only what is on the way to a selected field is read; values are copied as the bytes that came, so numbers
+//! and the order of members stay.
+//!
 //! A value that is missing or of the wrong type where the schema promises one makes the nearest field that
 //! may be null null, and says so once.
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use mcp::members::Members;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::error::{Error, INVALID_RESULT, PathSegment};
 use super::limits::ERRORS_MAX;
@@ -15,7 +22,7 @@ use super::types::{Field, Kind, Source, TypeRef};
 pub(super) struct Projector {
     pub(super) out: Vec<u8>,
     pub(super) errors: Vec<Error>,
-    pub(super) path: Vec<PathSegment>,
+    path: Vec<PathSegment>,
     pos: Option<async_graphql::Pos>,
 }
 
@@ -24,30 +31,20 @@ struct Broken;
 
 impl Projector {
     /// Writes a root field's value, an object that may be null.
-    pub(super) fn root(&mut self, key: &str, selected: &Selected, value: &Value) {
+    pub(super) fn root(&mut self, key: &str, selected: &Selected, value: &RawValue) {
         self.path = vec![PathSegment::Key(key.to_owned())];
         let start = self.out.len();
-        let written = match value {
-            Value::Null => Err(Broken),
-            value => self.object(selected, value),
-        };
-        if written.is_err() {
+        if is_null(value) || self.object(selected, value).is_err() {
             self.out.truncate(start);
             self.out.extend_from_slice(b"null");
         }
         self.path.clear();
     }
 
-    fn object(&mut self, selected: &Selected, value: &Value) -> Result<(), Broken> {
-        if !value.is_object()
-            && !selected
-                .object
-                .fields
-                .iter()
-                .any(|f| f.source == Source::Whole)
-        {
+    fn object(&mut self, selected: &Selected, value: &RawValue) -> Result<(), Broken> {
+        let Ok(members) = Members::parse(value) else {
             return Err(self.misfit(&selected.object.name));
-        }
+        };
         self.out.push(b'{');
         for (i, field) in selected.fields.iter().enumerate() {
             if i > 0 {
@@ -60,7 +57,8 @@ impl Projector {
                 What::Field(at, below) => {
                     self.pos = Some(field.pos);
                     self.path.push(PathSegment::Key(field.key.clone()));
-                    let written = self.field(&selected.object.fields[*at], below.as_ref(), value);
+                    let field = &selected.object.fields[*at];
+                    let written = self.field(field, below.as_ref(), value, &members);
                     self.path.pop();
                     written?;
                 }
@@ -74,17 +72,27 @@ impl Projector {
         &mut self,
         field: &Field,
         below: Option<&Selected>,
-        parent: &Value,
+        parent: &RawValue,
+        members: &Members<'_>,
     ) -> Result<(), Broken> {
         match &field.source {
-            Source::Member(name) => {
-                self.value(&field.ty, below, parent.get(name).unwrap_or(&Value::Null))
-            }
-            Source::MemberOr(name, default) => {
-                self.value(&field.ty, below, parent.get(name).unwrap_or(default))
-            }
+            Source::Member(name) => self.value(
+                &field.ty,
+                below,
+                members.get(name).unwrap_or(RawValue::NULL),
+            ),
+            Source::MemberOr(name, default) => match members.get(name) {
+                Some(value) => self.value(&field.ty, below, value),
+                None => {
+                    self.out.extend_from_slice(default.as_bytes());
+                    Ok(())
+                }
+            },
             Source::Whole => self.value(&field.ty, below, parent),
-            Source::Text => self.value(&field.ty, below, &Value::String(text(parent))),
+            Source::Text => {
+                self.json(&text(members));
+                Ok(())
+            }
         }
     }
 
@@ -92,19 +100,15 @@ impl Projector {
         &mut self,
         ty: &TypeRef,
         below: Option<&Selected>,
-        value: &Value,
+        value: &RawValue,
     ) -> Result<(), Broken> {
         let start = self.out.len();
-        let written = match value {
-            Value::Null if ty.nullable => {
-                self.out.extend_from_slice(b"null");
-                return Ok(());
-            }
-            // JSON's null is a value of `JSON`, and there it breaks nothing.
-            Value::Null if !matches!(ty.kind, Kind::Json) => Err(self.misfit(kind_name(&ty.kind))),
-            value => self.present(&ty.kind, below, value),
-        };
-        match written {
+        // JSON's null is a value of `JSON`, and there it breaks nothing.
+        if is_null(value) && (ty.nullable || matches!(ty.kind, Kind::Json)) {
+            self.out.extend_from_slice(b"null");
+            return Ok(());
+        }
+        match self.present(&ty.kind, below, value) {
             Err(Broken) if ty.nullable => {
                 self.out.truncate(start);
                 self.out.extend_from_slice(b"null");
@@ -118,27 +122,27 @@ impl Projector {
         &mut self,
         kind: &Kind,
         below: Option<&Selected>,
-        value: &Value,
+        value: &RawValue,
     ) -> Result<(), Broken> {
-        let fits = match (kind, value) {
-            (Kind::List(item), Value::Array(values)) => return self.list(item, below, values),
-            (Kind::Object(_), value) => {
-                return below.map_or(Err(Broken), |below| self.object(below, value));
+        let json = value.get();
+        let fits = match kind {
+            Kind::List(item) => return self.list(item, below, value),
+            Kind::Object(_) => return below.map_or(Err(Broken), |below| self.object(below, value)),
+            Kind::Json => true,
+            Kind::String => json.starts_with('"'),
+            Kind::Boolean => matches!(json, "true" | "false"),
+            Kind::Int => json.parse::<i32>().is_ok(),
+            Kind::Long => json.parse::<i64>().is_ok() || json.parse::<u64>().is_ok(),
+            Kind::Float => json.starts_with(|c: char| c == '-' || c.is_ascii_digit()),
+            Kind::Enum(found) => {
+                serde_json::from_str(json).is_ok_and(|name: String| found.values.contains(&name))
             }
-            (Kind::Json, _)
-            | (Kind::String, Value::String(_))
-            | (Kind::Boolean, Value::Bool(_)) => true,
-            (Kind::Int, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
-            (Kind::Long, Value::Number(n)) => n.is_i64() || n.is_u64(),
-            (Kind::Float, Value::Number(_)) => true,
-            (Kind::Enum(found), Value::String(name)) => found.values.contains(name),
-            _ => false,
         };
         if fits {
-            self.json(value);
+            self.out.extend_from_slice(json.as_bytes());
             Ok(())
         } else {
-            Err(self.misfit(kind_name(kind)))
+            Err(self.misfit(kind.name()))
         }
     }
 
@@ -146,10 +150,13 @@ impl Projector {
         &mut self,
         item: &TypeRef,
         below: Option<&Selected>,
-        values: &[Value],
+        value: &RawValue,
     ) -> Result<(), Broken> {
+        let Ok(values) = serde_json::from_str::<Vec<&RawValue>>(value.get()) else {
+            return Err(self.misfit("list"));
+        };
         self.out.push(b'[');
-        for (i, value) in values.iter().enumerate() {
+        for (i, value) in values.into_iter().enumerate() {
             if i > 0 {
                 self.out.push(b',');
             }
@@ -180,33 +187,32 @@ impl Projector {
     }
 }
 
-fn kind_name(kind: &Kind) -> &str {
-    match kind {
-        Kind::Json => "JSON",
-        Kind::String => "String",
-        Kind::Boolean => "Boolean",
-        Kind::Int => "Int",
-        Kind::Long => "Long",
-        Kind::Float => "Float",
-        Kind::Enum(found) => &found.name,
-        Kind::List(_) => "list",
-        Kind::Object(object) => &object.name,
-    }
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
 }
 
 /// The texts of a result's content.
-fn text(result: &Value) -> String {
-    let pieces = result.get("content").and_then(Value::as_array);
-    let mut out = String::new();
-    for piece in pieces.into_iter().flatten() {
-        if piece.get("type").is_some_and(|kind| kind == "text")
-            && let Some(text) = piece.get("text").and_then(Value::as_str)
-        {
-            if !out.is_empty() {
-                out.push('\n');
-            }
-            out.push_str(text);
-        }
+fn text(result: &Members<'_>) -> String {
+    #[derive(Deserialize)]
+    struct Piece<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Cow<'a, str>,
+        #[serde(borrow)]
+        text: Option<Cow<'a, str>>,
+    }
+    let pieces: Vec<&RawValue> = result
+        .get("content")
+        .and_then(|content| serde_json::from_str(content.get()).ok())
+        .unwrap_or_default();
+    let mut texts = pieces
+        .into_iter()
+        .filter_map(|piece| serde_json::from_str::<Piece<'_>>(piece.get()).ok())
+        .filter(|piece| piece.kind == "text")
+        .filter_map(|piece| piece.text);
+    let mut out = texts.next().map(Cow::into_owned).unwrap_or_default();
+    for text in texts {
+        out.push('\n');
+        out.push_str(&text);
     }
     out
 }

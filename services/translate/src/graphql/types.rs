@@ -45,6 +45,21 @@ impl Kind {
         }
     }
 
+    /// What a misfit is told to be.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Kind::Json => "JSON",
+            Kind::String => "String",
+            Kind::Boolean => "Boolean",
+            Kind::Int => "Int",
+            Kind::Long => "Long",
+            Kind::Float => "Float",
+            Kind::Enum(found) => &found.name,
+            Kind::List(_) => "list",
+            Kind::Object(object) => &object.name,
+        }
+    }
+
     pub(super) fn list(self) -> Kind {
         Kind::List(Box::new(self.required()))
     }
@@ -114,8 +129,8 @@ pub(super) struct Field {
 pub(super) enum Source {
     /// The member of that name.
     Member(String),
-    /// The member of that name, or else this value.
-    MemberOr(&'static str, Value),
+    /// The member of that name, or else this JSON.
+    MemberOr(&'static str, &'static str),
     /// The whole value.
     Whole,
     /// The texts of a result's content, one line after another.
