@@ -42,7 +42,7 @@ fn translate(c: &mut Criterion) {
         });
     });
     c.bench_function("graphql schema of 4 tools", |b| {
-        b.iter(|| Gateway::build(black_box(&tools), &limits))
+        b.iter(|| Gateway::build(black_box(&tools), &limits));
     });
 }
 

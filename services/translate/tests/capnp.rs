@@ -1,5 +1,11 @@
 //! Single messages and RPC over a real two-party connection.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that fails should fail loudly"
+)]
+
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -78,14 +84,14 @@ fn requests_become_calls() {
     );
 
     let listed = body(&encoded(|request| {
-        request.init_list_tools().set_cursor("c")
+        request.init_list_tools().set_cursor("c");
     }))
     .unwrap();
     assert_eq!(
         (&listed["method"], &listed["params"]["cursor"]),
         (&json!("tools/list"), &json!("c"))
     );
-    let listed = body(&encoded(|request| drop(request.init_list_tools()))).unwrap();
+    let listed = body(&encoded(|request| _ = request.init_list_tools())).unwrap();
     assert!(listed["params"].get("cursor").is_none());
 
     let raw = |method: &str, params: &str| {
@@ -240,7 +246,7 @@ fn results_are_typed() {
 #[test]
 fn lists_info_and_raw_results_are_written() {
     let tools = json!({"tools": [{"name": "a", "inputSchema": {"x": 1}, "annotations": {"readOnlyHint": true}}], "nextCursor": "n"});
-    let list = asked(&encoded(|request| drop(request.init_list_tools())));
+    let list = asked(&encoded(|request| _ = request.init_list_tools()));
     decoded(&encode_response(1, &list, Ok(ok(&tools)), ""), |response| {
         let Ok(response::Page(Ok(page))) = response.which() else {
             panic!("a page")

@@ -1,5 +1,11 @@
 //! Requests in, calls and responses out, over the tools of `tools.json`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that fails should fail loudly"
+)]
+
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
