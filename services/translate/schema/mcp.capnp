@@ -8,7 +8,7 @@
 #    bearer token and call on the `Mcp` that comes back; calls may be pipelined on it at once.
 #
 #      mcp = gateway.authenticate(token).mcp
-#      mcp.callTool(name = "time_now", argumentsJson = "{}")
+#      mcp.callTool(tool = "time_now", argumentsJson = "{}")
 #
 # 2. One message per HTTP request: `POST /capnp` with `Content-Type: application/capnp`, a `Request` in and a
 #    `Response` out. The token goes into the `Authorization` header.
@@ -54,7 +54,8 @@ struct ListTools {
 }
 
 struct CallTool {
-  name @0 :Text;
+  tool @0 :Text;
+  # The tool's MCP name. (Not `name`: pycapnp keeps that keyword for itself.)
   argumentsJson @1 :Text;
   # A JSON object. Empty means {}.
   deadlineMs @2 :UInt32;

@@ -47,7 +47,7 @@ fn call(name: &str, arguments: &str) -> Vec<u8> {
     encoded(|mut request| {
         request.set_id(7);
         let mut call = request.init_call_tool();
-        call.set_name(name);
+        call.set_tool(name);
         call.set_arguments_json(arguments);
     })
 }
@@ -412,7 +412,7 @@ fn a_client_authenticates_and_calls_in_one_round_trip() {
         // Nothing is awaited in between: the calls are pipelined on the answer.
         let mcp = request.send().pipeline.get_mcp();
         let mut call = mcp.call_tool_request();
-        call.get().set_name("echo");
+        call.get().set_tool("echo");
         call.get().set_arguments_json("{\"x\":1}");
         call.get().set_deadline_ms(50);
         let called = call.send().promise.await.unwrap();
@@ -431,7 +431,7 @@ fn a_client_authenticates_and_calls_in_one_round_trip() {
         assert_eq!(page.get_tools().unwrap().len(), 1);
 
         let mut broken = mcp.call_tool_request();
-        broken.get().set_name("echo");
+        broken.get().set_tool("echo");
         broken.get().set_arguments_json("[");
         let answer = broken.send().promise.await.unwrap();
         assert_eq!(code(answer.get().unwrap()), "BAD_USER_INPUT");
@@ -467,7 +467,7 @@ fn calls_past_the_bound_are_refused_and_dropped_calls_make_room() {
         let mcp = answer.get().unwrap().get_mcp().unwrap();
         let call = |name: &str| {
             let mut call = mcp.call_tool_request();
-            call.get().set_name(name);
+            call.get().set_tool(name);
             call.send().promise
         };
         let mut waiting = vec![call("wait"), call("wait")];

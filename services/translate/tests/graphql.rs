@@ -443,7 +443,7 @@ fn requests_that_may_not_run_say_why_and_where() {
         (
             "query ($id: ID!) { __typename }",
             json!({"id": null}),
-            "BAD_USER_INPUT",
+            "GRAPHQL_VALIDATION_FAILED",
             true,
         ),
         (
@@ -455,7 +455,7 @@ fn requests_that_may_not_run_say_why_and_where() {
         (
             "query ($q: String!) { search_docs(query: $q) { text } }",
             json!({"q": 5}),
-            "GRAPHQL_VALIDATION_FAILED",
+            "BAD_USER_INPUT",
             true,
         ),
         (

@@ -113,7 +113,7 @@ impl Asked {
 
     pub(super) fn read_call(from: call_tool::Reader<'_>) -> Result<Asked, Failure> {
         Ok(Asked::CallTool {
-            name: text(from.get_name())?,
+            name: text(from.get_tool())?,
             arguments: object(from.get_arguments_json(), "argumentsJson")?,
             hop: hop(from.get_deadline_ms(), from.get_traceparent())?,
         })

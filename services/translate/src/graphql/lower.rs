@@ -1,7 +1,6 @@
 //! The model as an `async-graphql` schema, which validates, answers introspection and prints SDL.
 //!
-//! Its resolvers answer nothing: execution is `plan` and `project`. Root fields are nullable, so that running
-//! a document against it validates the document, answers its introspection fields and does nothing else.
+//! Its resolvers answer nothing and are never run: execution is `plan` and `project`.
 
 use std::collections::HashSet;
 

@@ -17,17 +17,31 @@ use super::limits::{CALL_COST, INTROSPECTION_DEPTH, Limits};
 /// How often the lists of a type may be asked for within each other: types of fields of types.
 const INTROSPECTION_LISTS_MAX: usize = 3;
 
+/// Whether a document asks what the schema is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Introspection {
+    None,
+    Asked,
+}
+
 /// Refuses a document that costs more than it may.
-pub(super) fn measure(document: &ExecutableDocument, limits: &Limits) -> Result<(), Error> {
+pub(super) fn measure(
+    document: &ExecutableDocument,
+    limits: &Limits,
+) -> Result<Introspection, Error> {
     let mut measuring = Measuring {
         document,
         fragments: HashMap::new(),
     };
+    let mut introspection = Introspection::None;
     for (_, operation) in document.operations.iter() {
         let sum = measuring.set(&operation.node.selection_set.node, Place::Root)?;
         sum.check(operation, limits)?;
+        if sum.introspection.is_some() {
+            introspection = Introspection::Asked;
+        }
     }
-    Ok(())
+    Ok(introspection)
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,7 +194,9 @@ mod tests {
     use async_graphql::parser::parse_query;
 
     fn check(document: &str, limits: &Limits) -> Result<(), &'static str> {
-        measure(&parse_query(document).unwrap(), limits).map_err(|error| error.extensions.code)
+        measure(&parse_query(document).unwrap(), limits)
+            .map(drop)
+            .map_err(|error| error.extensions.code)
     }
 
     #[test]

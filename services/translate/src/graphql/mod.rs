@@ -26,6 +26,7 @@
 //! - `callTool(name, arguments)` calls any tool, on `Query` the read-only ones.
 
 mod coerce;
+mod document;
 mod error;
 pub mod http;
 mod limits;
@@ -57,6 +58,7 @@ pub struct Gateway {
     model: Arc<model::Model>,
     schema: dynamic::Schema,
     limits: Limits,
+    memory: Arc<document::Memory>,
 }
 
 /// The schema could not be made. A defect of this crate: any list of tools has a schema.
@@ -76,6 +78,7 @@ impl Gateway {
             model: Arc::new(model),
             schema,
             limits: limits.clone(),
+            memory: Arc::default(),
         })
     }
 
@@ -91,7 +94,7 @@ impl Gateway {
     /// The response that refuses the request: it does not parse, is not valid for this schema, or goes
     /// past a limit. Then nothing may be called.
     pub fn plan(&self, request: &Request) -> Result<Plan, Response> {
-        plan::plan(&self.model, &self.schema, &self.limits, request)
+        plan::plan(self, request)
     }
 }
 

@@ -2,29 +2,28 @@
 
 use std::sync::Arc;
 
-use async_graphql::dynamic::Schema;
 use async_graphql::parser::types::{
     DocumentOperations, ExecutableDocument, OperationDefinition, OperationType,
 };
-use async_graphql::parser::{Pos, Positioned, parse_query};
-use async_graphql::{ServerError, Value as Const, Variables};
+use async_graphql::parser::{Pos, Positioned};
+use async_graphql::{Value as Const, Variables};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use mcp::{Cause, Failure, Reply};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::Gateway;
 use super::coerce::{self, Misfit};
+use super::document;
 use super::error::{
-    BAD_USER_INPUT, Error, METHOD_NOT_ALLOWED, NOT_READ_ONLY, OPERATION_RESOLUTION, PARSE_FAILED,
-    PathSegment, Response, Stage, UNKNOWN_TOOL, VALIDATION_FAILED,
+    BAD_USER_INPUT, Error, METHOD_NOT_ALLOWED, NOT_READ_ONLY, OPERATION_RESOLUTION, PathSegment,
+    Response, Stage, UNKNOWN_TOOL, VALIDATION_FAILED,
 };
-use super::limits::Limits;
 use super::listing;
-use super::measure::measure;
+use super::measure::Introspection;
 use super::model::{Action, Effect, Model, Root};
 use super::project::Projector;
-use super::scan::scan;
 use super::select::{Context, Merged, Selected};
 
 /// One GraphQL request.
@@ -177,17 +176,14 @@ fn result(answer: &Answered) -> Result<&RawValue, Error> {
     }
 }
 
-pub(super) fn plan(
-    model: &Model,
-    schema: &Schema,
-    limits: &Limits,
-    request: &Request,
-) -> Result<Plan, Response> {
+pub(super) fn plan(gateway: &Gateway, request: &Request) -> Result<Plan, Response> {
     let refused = |error| Response::refused(Stage::Refused, vec![error]);
-    let text = scan(&request.query, limits).map_err(refused)?;
-    let document = parse_query(&*text).map_err(|error| refused(parse_error(&error)))?;
-    measure(&document, limits).map_err(refused)?;
-    let operation = find_operation(&document, request).map_err(refused)?;
+    let (model, schema) = (&*gateway.model, &gateway.schema);
+    let prepared = gateway.memory.get_or(&request.query, || {
+        document::prepare(schema, &gateway.limits, &request.query)
+    })?;
+    let document = &prepared.document;
+    let operation = find_operation(document, request).map_err(refused)?;
     if request.queries_only && operation.node.ty != OperationType::Query {
         let text = "Only queries are served by GET.";
         return Err(Response::refused(
@@ -209,10 +205,16 @@ pub(super) fn plan(
         let errors = misfits.into_iter().map(misfit_error).collect();
         Response::refused(Stage::Refused, errors)
     })?;
-    let introspected = validate(schema, &document, request, &variables)?;
+    let introspected = match prepared.introspection {
+        Introspection::None => None,
+        Introspection::Asked => {
+            let name = request.operation_name.as_deref();
+            Some(document::run(schema, document, name, variables.clone())?)
+        }
+    };
 
     let context = Context {
-        document: &document,
+        document,
         variables: &variables,
     };
     let mut planner = Planner {
@@ -406,58 +408,6 @@ fn find_operation<'a>(
             fail(format!("The document has no operation named {name:?}."))
         }
     }
-}
-
-/// Validates the document and answers its introspection fields.
-fn validate(
-    schema: &Schema,
-    document: &ExecutableDocument,
-    request: &Request,
-    variables: &Variables,
-) -> Result<Option<Const>, Response> {
-    let mut validated = async_graphql::Request::new("").variables(variables.clone());
-    validated.operation_name.clone_from(&request.operation_name);
-    validated.set_parsed_query(document.clone());
-    let response = poll_until_ready(schema.execute(validated)).ok_or_else(|| {
-        let error = Error::from_failure(&Failure::new(Cause::Internal));
-        Response::refused(Stage::Refused, vec![error])
-    })?;
-    // Errors of validation belong to no field of the data; those of execution do, and there is nothing to
-    // execute but introspection, which has none.
-    let errors: Vec<Error> = response
-        .errors
-        .iter()
-        .filter(|error| error.path.is_empty())
-        .map(validation_error)
-        .collect();
-    if errors.is_empty() {
-        Ok(Some(response.data))
-    } else {
-        Err(Response::refused(Stage::Refused, errors))
-    }
-}
-
-/// Runs a future that waits for nothing. It may hand back the thread now and then all the same.
-fn poll_until_ready<F: Future>(future: F) -> Option<F::Output> {
-    const POLLS_MAX: usize = 100_000;
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    (0..POLLS_MAX).find_map(|_| match future.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(output) => Some(output),
-        std::task::Poll::Pending => None,
-    })
-}
-
-fn validation_error(error: &ServerError) -> Error {
-    let mut out = Error::new(VALIDATION_FAILED, error.message.clone());
-    out.locations = error.locations.iter().map(|&pos| pos.into()).collect();
-    out
-}
-
-fn parse_error(error: &async_graphql::parser::Error) -> Error {
-    let mut out = Error::new(PARSE_FAILED, error.to_string());
-    out.locations = error.positions().map(Into::into).collect();
-    out
 }
 
 fn misfit_error(misfit: Misfit) -> Error {
