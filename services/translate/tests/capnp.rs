@@ -1,10 +1,6 @@
 //! Single messages and RPC over a real two-party connection.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that fails should fail loudly"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -266,7 +262,7 @@ fn lists_info_and_raw_results_are_written() {
         },
     );
     let raw = asked(&encoded(|request| {
-        request.init_raw().set_method("prompts/list")
+        request.init_raw().set_method("prompts/list");
     }));
     decoded(
         &encode_response(1, &raw, Ok(ok(&json!({"prompts": []}))), ""),

@@ -1,10 +1,6 @@
 //! Requests in, calls and responses out, over the tools of `tools.json`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that fails should fail loudly"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
 
 use std::sync::{Arc, Mutex};
 
@@ -48,7 +44,7 @@ fn reply(message: &Value) -> Reply {
     }
 }
 
-fn result(result: Value) -> Answered {
+fn result(result: &Value) -> Answered {
     Ok(reply(&json!({"jsonrpc": "2.0", "id": 1, "result": result})))
 }
 
@@ -178,7 +174,7 @@ fn a_selection_is_one_call_however_often_it_is_written() {
     .unwrap();
     assert_eq!(plan.order(), Order::Concurrent);
     assert_eq!(plan.calls().len(), 2);
-    let text = |text: &str| result(json!({"content": [{"type": "text", "text": text}]}));
+    let text = |text: &str| result(&json!({"content": [{"type": "text", "text": text}]}));
     insta::assert_snapshot!(shown(&plan.finish([text("one"), text("two")])), @r#"{"data":{"a":{"isError":false,"kind":"SearchDocsResult","text":"one"},"b":{"text":"two"},"__typename":"Query"}}"#);
 }
 
@@ -226,7 +222,7 @@ fn results_that_break_their_schema_are_null_as_near_as_may_be() {
     ] {
         let response = plan(query, json!({}))
             .unwrap()
-            .finish([result(json!({"structuredContent": structured}))]);
+            .finish([result(&json!({"structuredContent": structured}))]);
         let out: Value = serde_json::from_str(&shown(&response)).unwrap();
         assert_eq!(
             out["data"]["search_docs"]["structured"], data,
@@ -254,7 +250,7 @@ fn a_tool_that_failed_is_data_and_a_call_that_failed_is_an_error_beside_data() {
     assert_eq!(plan.order(), Order::Serial);
     let response = plan
         .finish([
-            result(json!({"isError": true, "content": [{"type": "text", "text": "no such repo"}]})),
+            result(&json!({"isError": true, "content": [{"type": "text", "text": "no such repo"}]})),
             Err(Failure::new(Cause::RateLimited)),
             Ok(reply(&json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "bad", "data": {"x": 1}}}))),
             Ok(reply(&json!("nonsense"))),
@@ -278,14 +274,13 @@ fn mutations_run_once_in_order_and_queries_at_once() {
                 seen.lock().unwrap().push(format!("+{}", call.arguments));
                 tokio::task::yield_now().await;
                 seen.lock().unwrap().push(format!("-{}", call.arguments));
-                result(json!({}))
+                result(&json!({}))
             }
             .boxed()
         });
         let response = runtime.block_on(plan(query, json!({})).unwrap().run(execute));
         assert!(response.errors.is_empty());
-        let log = log.lock().unwrap().concat();
-        log
+        log.lock().unwrap().concat()
     };
     assert_eq!(
         run(
@@ -562,6 +557,23 @@ fn the_usual_introspection_is_answered() {
             "s": {"mutationType": {"name": "Mutation"}},
         })
     );
+}
+
+#[test]
+fn introspection_takes_variables_and_is_validated_each_time() {
+    let gateway = gateway();
+    let query = "query ($name: String!) { __type(name: $name) { name } }";
+    for (name, found) in [("Tool", json!({"name": "Tool"})), ("Nope", Value::Null)] {
+        let plan = gateway
+            .plan(&request(query, json!({"name": name})))
+            .unwrap();
+        let out: Value = serde_json::from_str(&shown(&plan.finish([]))).unwrap();
+        assert_eq!(out, json!({"data": {"__type": found}}));
+    }
+    for _ in 0..2 {
+        let refused = gateway.plan(&request("{ __type(name: 5) { name } nope }", json!({})));
+        assert_eq!(refused.unwrap_err().errors.len(), 2);
+    }
 }
 
 fn plan_data(query: &str) -> Value {

@@ -18,25 +18,28 @@ use super::limits::Limits;
 use super::measure::{Introspection, measure};
 use super::scan::scan;
 
-/// A document that is valid for the schema and within the limits.
+/// A document within the limits, and valid for the schema unless it asks for introspection.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) document: ExecutableDocument,
     pub(super) introspection: Introspection,
 }
 
-/// Scans, parses, measures and validates a document.
+/// Scans, parses, measures and validates a document. One that asks for introspection needs its variables for
+/// that, and is validated when it is answered.
 pub(super) fn prepare(schema: &Schema, limits: &Limits, text: &str) -> Result<Prepared, Response> {
     let refused = |error| Response::refused(Stage::Refused, vec![error]);
     let text = scan(text, limits).map_err(refused)?;
     let document = parse_query(&*text).map_err(|error| refused(parse_error(&error)))?;
     let introspection = measure(&document, limits).map_err(refused)?;
-    // Which operation is named matters to execution alone, and this executes nothing.
-    let some_operation = match &document.operations {
-        DocumentOperations::Single(_) => None,
-        DocumentOperations::Multiple(all) => all.keys().next().map(Name::as_str),
-    };
-    run(schema, &document, some_operation, Variables::default())?;
+    if introspection == Introspection::None {
+        // Which operation is named matters to execution alone, and this executes nothing.
+        let some_operation = match &document.operations {
+            DocumentOperations::Single(_) => None,
+            DocumentOperations::Multiple(all) => all.keys().next().map(Name::as_str),
+        };
+        run(schema, &document, some_operation, Variables::default())?;
+    }
     Ok(Prepared {
         document,
         introspection,
