@@ -1,2 +1,197 @@
-//! .
-fn main() {}
+//! `sweetmcp-edge`: the gateway process.
+//!
+//! It takes MCP of every revision, plain JSON-RPC, GraphQL and Cap'n Proto from clients, knows who calls and
+//! what they may do, and sends each call to an app. Start with [`gateway`], which names the stages of a
+//! request in order.
+
+mod admin;
+mod admission;
+mod bridge;
+mod catalogue;
+mod context;
+mod counters;
+mod edge;
+mod egress;
+mod exchange;
+mod fleet;
+mod gateway;
+mod identity;
+mod ingress;
+mod life;
+mod listen;
+mod metrics;
+mod record;
+mod route;
+mod server;
+mod transport;
+mod usage;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use registry::{Instance, Registration, Role};
+use store::Store;
+use telemetry::TelemetryOptions;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::edge::{Edge, Name};
+use crate::listen::Sockets;
+use crate::server::{Port, Server};
+
+/// Gateway of a SweetMCP fleet.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file of the fleet
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// State folder of the fleet
+    #[arg(long)]
+    state: PathBuf,
+    /// Name of this instance, unique in the fleet
+    #[arg(long, default_value = "edge-1")]
+    name: String,
+    /// Release that this instance belongs to
+    #[arg(long, default_value = "unreleased")]
+    release: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let loaded = settings::Settings::load(args.config.as_deref(), std::env::vars())
+        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let edge_digest = loaded.settings.edge_digest();
+    let settings = loaded.settings.with_state_folder(&args.state);
+    let options = TelemetryOptions {
+        service: "sweetmcp-edge",
+        instance: args.name.clone(),
+        release: args.release.clone(),
+        log_format: match settings.telemetry.log_format {
+            settings::LogFormat::Auto => telemetry::LogFormat::Auto,
+            settings::LogFormat::Json => telemetry::LogFormat::Json,
+            settings::LogFormat::Pretty => telemetry::LogFormat::Pretty,
+        },
+        log_filter: settings.telemetry.log_filter.clone(),
+        otlp_endpoint: settings.telemetry.otlp_endpoint.clone(),
+        sample_ratio: settings.telemetry.sample_ratio,
+    };
+    let guard = telemetry::start(&options).context("cannot start telemetry")?;
+    let name = Name {
+        instance: args.name,
+        release: args.release,
+        config_digest: edge_digest,
+        started_unix_ms: registry::unix_ms(),
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if settings.edge.workers > 0 {
+        runtime.worker_threads(settings.edge.workers);
+    }
+    let runtime = runtime.enable_all().build()?;
+    let ended = runtime.block_on(run(args.state, name, settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    guard.shutdown();
+    ended
+}
+
+/// From start to drain.
+async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let sockets = Sockets::open(&settings.edge)?;
+    let sample_ratio = settings.telemetry.sample_ratio;
+    let edge = Arc::new(Edge::new(name, settings.edge.clone(), sample_ratio)?);
+    edge.watch_runtime(&tokio::runtime::Handle::current(), "main");
+    let store = Store::open_sqlite(&state.join("store.db"))
+        .await
+        .context("cannot open the store")?;
+
+    let instance = describe(&edge, &sockets, &settings)?;
+    tracing::info!(
+        http = instance.address,
+        admin = instance.admin,
+        capnp = instance.capnp,
+        "listening"
+    );
+    // Follow what changes: keys, fleet, catalogue.
+    if let Some(jwks) = edge.settings.auth.jwks_file.clone() {
+        tokio::spawn(Arc::clone(&edge.identity).follow(jwks));
+    }
+    let follower = fleet::Follower::start(Arc::clone(&edge), &store);
+    tokio::spawn(catalogue::follow(Arc::clone(&edge)));
+
+    // Serve. Probes answer from here on; readiness comes with the first view of the fleet.
+    let (stop, stopped) = watch::channel(false);
+    let server = |port| Server::new(Arc::clone(&edge), port);
+    let http = listen::serve("http", sockets.http, server(Port::Public), stopped.clone())?;
+    listen::serve(
+        "admin",
+        sockets.admin,
+        server(Port::Admin),
+        watch::channel(false).1,
+    )?;
+    let capnp = ingress::capnp::serve(Arc::clone(&edge), sockets.capnp, stopped)?;
+
+    let registration = tokio::select! {
+        () = fleet::synced(&edge) => {
+            let registration = Registration::start(store, instance)?;
+            registration.registered().await;
+            edge.life.set_ready();
+            tracing::info!("ready");
+            Some(follower.acknowledge_through(registration))
+        }
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    if registration.is_some() {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+
+    // Drain: be seen to leave, let others take over, end what is under way.
+    let shutdown = edge.settings.shutdown.clone();
+    edge.life.drain();
+    tracing::info!(in_flight = edge.life.in_flight(), "draining");
+    stop.send_replace(true);
+    let _ = http.await;
+    if let Some(registration) = registration {
+        registration.stop().await;
+    }
+    tokio::time::sleep(shutdown.grace).await;
+    if !edge.life.wait_idle(shutdown.drain).await {
+        tracing::warn!(
+            in_flight = edge.life.in_flight(),
+            "cut off after the drain time"
+        );
+    }
+    capnp.finish();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What this instance says of itself to the fleet.
+fn describe(
+    edge: &Edge,
+    sockets: &Sockets,
+    settings: &settings::Settings,
+) -> anyhow::Result<Instance> {
+    let mut instance = Instance::new(
+        Role::Edge,
+        edge.name.instance.clone(),
+        edge.name.release.clone(),
+        sockets.http.local_addr()?.to_string(),
+    );
+    instance.admin = Some(sockets.admin.local_addr()?.to_string());
+    instance.capnp = Some(sockets.capnp.local_addr()?.to_string());
+    instance.zone = settings.fleet.zone.clone();
+    instance.started_unix_ms = edge.name.started_unix_ms;
+    instance.config_digest.clone_from(&edge.name.config_digest);
+    instance.binary_digest = usage::binary_digest()?;
+    Ok(instance)
+}

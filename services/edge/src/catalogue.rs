@@ -1,0 +1,161 @@
+//! What the fleet offers, as the edge needs it: hints that decide on retries, names that may be labels,
+//! and the GraphQL schema.
+//!
+//! The stable release's list counts: a candidate's new tools appear when it is promoted. The list is read
+//! again when an instance of that release says that its catalogue changed; if that fails, the last known
+//! one stays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mcp::call::ClientMeta;
+use mcp::members::Members;
+use mcp::{Call, Cause, Failure, Id, Method, Repeat, Tool, tool};
+use serde_json::json;
+use translate::graphql::{Gateway, Limits};
+
+use crate::bridge;
+use crate::context::Context;
+use crate::edge::Edge;
+use crate::fleet::View;
+
+/// Pages of a list that are read; a server that has more is not believed.
+const PAGES_MAX: usize = 64;
+/// Before a failed read is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// One snapshot.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    repeat: HashMap<Box<str>, Repeat>,
+    /// The schema over these tools; `None` until a list has been read.
+    pub graphql: Option<Gateway>,
+}
+
+impl Catalogue {
+    fn new(tools: &[Tool], limits: &Limits) -> Catalogue {
+        let graphql = Gateway::build(tools, limits)
+            .inspect_err(|error| {
+                tracing::error!(error = telemetry::error_chain(error), "no GraphQL schema");
+            })
+            .ok();
+        Catalogue {
+            repeat: tools
+                .iter()
+                .map(|tool| (tool.name.as_str().into(), tool.hints.repeat()))
+                .collect(),
+            graphql,
+        }
+    }
+
+    /// Whether a call may be sent twice. A tool that is not known here is not.
+    #[must_use]
+    pub fn repeat(&self, call: &Call) -> Repeat {
+        match (&call.method, &call.name) {
+            (Method::ToolsCall, Some(name)) => self
+                .repeat
+                .get(name.as_str())
+                .copied()
+                .unwrap_or(Repeat::Unsafe),
+            (method, _) => method.repeat(),
+        }
+    }
+
+    /// The tool's name if it is one of ours, and so fit to be a label.
+    #[must_use]
+    pub fn label(&self, call: &Call) -> Option<&str> {
+        let name = call
+            .name
+            .as_deref()
+            .filter(|_| call.method == Method::ToolsCall)?;
+        self.repeat.get_key_value(name).map(|(known, _)| &**known)
+    }
+}
+
+/// Keeps the catalogue current for as long as the process runs.
+pub async fn follow(edge: Arc<Edge>) {
+    let mut views = edge.fleet.views();
+    let mut known: Option<(String, String)> = None;
+    loop {
+        let wanted = wanted(&views.borrow_and_update());
+        if wanted.is_some() && wanted != known {
+            match read(&edge).await {
+                Ok(tools) => {
+                    tracing::info!(tools = tools.len(), "catalogue read");
+                    edge.catalogue
+                        .store(Arc::new(Catalogue::new(&tools, &edge.graphql_limits)));
+                    edge.catalogue_read.send_replace(true);
+                    known = wanted;
+                }
+                Err(failure) => {
+                    tracing::warn!(
+                        error = failure.message,
+                        "catalogue not read; the last one stays"
+                    );
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            }
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The stable release and the digest of its catalogue, as soon as an instance tells it.
+fn wanted(view: &View) -> Option<(String, String)> {
+    let stable = view.stable()?;
+    let digest = view.catalogue_digest(stable)?;
+    Some((stable.to_owned(), digest.to_owned()))
+}
+
+/// Reads the whole list through the bridge, as a client would.
+async fn read(edge: &Arc<Edge>) -> Result<Vec<Tool>, Failure> {
+    let mut tools = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let params = match &cursor {
+            None => json!({}),
+            Some(cursor) => json!({"cursor": cursor}),
+        };
+        let params =
+            serde_json::value::to_raw_value(&params).map_err(|_| Failure::new(Cause::Internal))?;
+        let client = ClientMeta::plain("sweetmcp-edge");
+        let call = Call::new(
+            Some(Id::from_number(1)),
+            Method::ToolsList,
+            Some(&params),
+            &client,
+        )?;
+        let context = Context::of_rpc(edge, None, None, None);
+        let reply = bridge::send_own(edge, &context, call).await?;
+        let result = reply.result()?.map_err(|error| {
+            let code = Members::parse(error)
+                .ok()
+                .and_then(|e| e.get("code").map(|c| c.get().to_owned()));
+            Failure::say(
+                Cause::UpstreamInvalid,
+                format!("tools/list answered error {code:?}"),
+            )
+        })?;
+        let page = tool::read_list(result)
+            .map_err(|e| Failure::say(Cause::UpstreamInvalid, e.to_string()))?;
+        for refused in &page.refused {
+            tracing::warn!(
+                error = telemetry::error_chain(refused),
+                "a tool is left out"
+            );
+        }
+        tools.extend(page.tools);
+        match page.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => return Ok(tools),
+        }
+    }
+    Err(Failure::say(
+        Cause::UpstreamInvalid,
+        "tools/list has no end",
+    ))
+}

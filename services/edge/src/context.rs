@@ -1,0 +1,94 @@
+//! What is known of a request apart from its calls: handed down unchanged to every stage.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mcp::FrontDoor;
+use mcp::headers::{DEADLINE_MS, RELEASE};
+use policy::deadline::Deadline;
+use telemetry::RequestId;
+use telemetry::trace::TraceContext;
+
+use crate::edge::Edge;
+use crate::exchange::Exchange;
+use crate::identity::Caller;
+
+/// The scope that lets a caller name the release that serves it.
+pub const RELEASE_SCOPE: &str = "release";
+
+/// One client request. A batch or a GraphQL document runs several calls in one context.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// In the answer, every log line, and what plugins get.
+    pub request_id: RequestId,
+    /// The trace of which each attempt is a span.
+    pub trace: TraceContext,
+    /// The protocol that the client speaks.
+    pub protocol: FrontDoor,
+    /// When nobody waits any more.
+    pub deadline: Deadline,
+    /// What a release split should hold on to: the session, where there is one.
+    pub sticky: Option<u64>,
+    /// The release that the caller asked for, and may.
+    pub pinned: Option<String>,
+    /// Where the client is.
+    pub client_addr: Option<SocketAddr>,
+    /// When the request had been taken up.
+    pub started: Instant,
+}
+
+impl Context {
+    /// The context of an HTTP request.
+    pub fn of(
+        edge: &Edge,
+        exchange: &Exchange<'_>,
+        protocol: FrontDoor,
+        caller: &Caller,
+    ) -> Context {
+        let asked = exchange
+            .header(DEADLINE_MS)
+            .and_then(|text| text.parse().ok());
+        let pinned = exchange
+            .header(RELEASE)
+            .filter(|_| caller.has_scope(RELEASE_SCOPE))
+            .map(str::to_owned);
+        Context {
+            request_id: exchange.request_id.clone(),
+            trace: exchange.trace.clone(),
+            protocol,
+            deadline: deadline(edge, asked.map(Duration::from_millis), exchange.started),
+            sticky: None,
+            pinned,
+            client_addr: exchange.client_addr(),
+            started: exchange.started,
+        }
+    }
+
+    /// The context of a call that came over Cap'n Proto, or is the edge's own.
+    pub fn of_rpc(
+        edge: &Edge,
+        client_addr: Option<SocketAddr>,
+        asked: Option<Duration>,
+        traceparent: Option<&str>,
+    ) -> Context {
+        let started = Instant::now();
+        let trace = TraceContext::from_text(traceparent, None, None).map_or_else(
+            || TraceContext::new_root(edge.sample()),
+            |parent| parent.child(),
+        );
+        Context {
+            request_id: RequestId::fresh(),
+            trace,
+            protocol: FrontDoor::Capnp,
+            deadline: deadline(edge, asked, started),
+            sticky: None,
+            pinned: None,
+            client_addr,
+            started,
+        }
+    }
+}
+
+fn deadline(edge: &Edge, asked: Option<Duration>, now: Instant) -> Deadline {
+    Deadline::new(asked, edge.settings.http.request_timeout, now)
+}

@@ -1,0 +1,117 @@
+//! The way out: failures in the client's protocol, and the headers that every answer has.
+
+use std::time::Duration;
+
+use mcp::{Cause, Failure, FrontDoor, Id};
+use serde_json::json;
+
+use crate::exchange::{Exchange, Response, set_header};
+
+/// A failure as the body of its protocol. For Cap'n Proto see [`crate::ingress::capnp`].
+pub fn failure(protocol: FrontDoor, failure: &Failure, request_id: &str) -> Response {
+    match protocol {
+        FrontDoor::GraphQl => graphql_failure(failure, request_id),
+        FrontDoor::Mcp | FrontDoor::JsonRpc | FrontDoor::Capnp => {
+            json_rpc_failure(failure, None, request_id)
+        }
+    }
+}
+
+/// A failure as a JSON-RPC response with the cause's HTTP status.
+pub fn json_rpc_failure(failure: &Failure, id: Option<&Id>, request_id: &str) -> Response {
+    with_status(
+        failure,
+        failure.to_json_rpc(id, request_id),
+        "application/json",
+    )
+}
+
+fn graphql_failure(failure: &Failure, request_id: &str) -> Response {
+    let body = json!({"errors": [{
+        "message": failure.message,
+        "extensions": {
+            "code": failure.cause.graphql_code(),
+            "mcpCode": failure.cause.code(),
+            "requestId": request_id,
+            "origin": failure.cause.origin(),
+            "retryable": failure.cause.retryable(),
+        },
+    }]});
+    with_status(failure, body.to_string().into_bytes(), "application/json")
+}
+
+fn with_status(failure: &Failure, body: Vec<u8>, content_type: &str) -> Response {
+    let mut response = Response::new(body.into());
+    if let Ok(status) = http::StatusCode::from_u16(failure.cause.http_status()) {
+        *response.status_mut() = status;
+    }
+    set_header(&mut response, "content-type", content_type);
+    match failure.cause {
+        Cause::Unauthenticated => {
+            // RFC 6750, section 3.
+            set_header(
+                &mut response,
+                "www-authenticate",
+                r#"Bearer realm="sweetmcp", error="invalid_token""#,
+            );
+        }
+        Cause::Forbidden => {
+            set_header(
+                &mut response,
+                "www-authenticate",
+                r#"Bearer realm="sweetmcp", error="insufficient_scope""#,
+            );
+        }
+        _ => {}
+    }
+    if let Some(after) = failure.retry_after {
+        set_header(
+            &mut response,
+            "retry-after",
+            &whole_seconds(after).to_string(),
+        );
+    }
+    response
+}
+
+/// `Retry-After` has whole seconds: never early, never zero.
+fn whole_seconds(after: Duration) -> u64 {
+    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
+}
+
+/// Adds what every answer has.
+pub fn finish(response: &mut Response, exchange: &Exchange<'_>) {
+    set_header(
+        response,
+        mcp::headers::REQUEST_ID,
+        exchange.request_id.as_str(),
+    );
+    set_header(response, "traceresponse", &exchange.trace.traceparent());
+    set_header(response, "x-content-type-options", "nosniff");
+    set_header(response, "cache-control", "no-store");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_never_early() {
+        for (after, seconds) in [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2)] {
+            assert_eq!(whole_seconds(Duration::from_millis(after)), seconds);
+        }
+    }
+
+    #[test]
+    fn graphql_failures_are_graphql_errors() {
+        let response = failure(
+            FrontDoor::GraphQl,
+            &Failure::new(Cause::Unauthenticated),
+            "r1",
+        );
+        assert_eq!(response.status(), 401);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+        assert_eq!(body["errors"][0]["extensions"]["requestId"], "r1");
+    }
+}

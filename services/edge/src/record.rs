@@ -1,0 +1,240 @@
+//! What is told of each call, in one place: one access line, one set of metrics, one span.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mcp::{Call, Failure, FrontDoor, Outcome, Reply};
+use telemetry::AccessLine;
+use telemetry::trace::{Span, SpanKind, TraceContext, tracer};
+
+use crate::context::Context;
+use crate::counters::Ended;
+use crate::edge::Edge;
+use crate::egress;
+use crate::exchange::{Exchange, Response};
+use crate::identity::Caller;
+
+/// One call, from its admission to its end. Dropped before [`Record::end`], it tells that the client went
+/// away.
+pub struct Record<'a> {
+    edge: &'a Edge,
+    context: &'a Context,
+    caller: &'a Caller,
+    /// The span of the call; attempts are its children.
+    pub trace: TraceContext,
+    span: Span,
+    began: Instant,
+    method: &'static str,
+    name: Option<String>,
+    tool: Option<String>,
+    bytes_in: usize,
+    attempts: u32,
+    backend: Option<(Arc<str>, Arc<str>)>,
+    ended: bool,
+}
+
+impl<'a> Record<'a> {
+    /// Begins to tell of a call.
+    pub fn begin(
+        edge: &'a Edge,
+        context: &'a Context,
+        caller: &'a Caller,
+        call: &Call,
+    ) -> Record<'a> {
+        let trace = context.trace.child();
+        let mut span = tracer().span(&trace, SpanKind::Internal, "");
+        span.set_mcp(
+            call.method.label(),
+            call.name.as_deref().unwrap_or_default(),
+            "",
+        );
+        span.set_caller(&caller.tenant, &caller.subject);
+        Record {
+            edge,
+            context,
+            caller,
+            trace,
+            span,
+            began: Instant::now(),
+            method: call.method.label(),
+            name: call.name.clone(),
+            tool: edge.catalogue.load().label(call).map(str::to_owned),
+            bytes_in: call.body.len(),
+            attempts: 0,
+            backend: None,
+            ended: false,
+        }
+    }
+
+    /// An attempt begins; its number, from 1.
+    pub fn attempt(&mut self, backend: &Arc<str>, release: &Arc<str>) -> u32 {
+        self.attempts += 1;
+        self.backend = Some((Arc::clone(backend), Arc::clone(release)));
+        self.attempts
+    }
+
+    /// Tells how the call ended.
+    pub fn end(mut self, answer: &Result<Reply, Failure>) {
+        self.ended = true;
+        match answer {
+            Ok(reply) => {
+                let ended = match reply.outcome {
+                    Outcome::Ok => Ended::Well,
+                    Outcome::ToolError => Ended::ToolFailed,
+                    Outcome::Error => Ended::Failed,
+                };
+                let origin = if ended == Ended::Well { "" } else { "upstream" };
+                self.tell(
+                    ended,
+                    reply.outcome.as_str(),
+                    origin,
+                    Some(reply.status),
+                    reply.body.len(),
+                    "",
+                );
+            }
+            Err(failure) => {
+                let cause = failure.cause;
+                self.span.fail(cause.as_str(), &failure.message);
+                self.tell(
+                    Ended::Failed,
+                    "error",
+                    cause.origin().as_str(),
+                    Some(cause.http_status()),
+                    0,
+                    &failure.message,
+                );
+            }
+        }
+    }
+
+    fn tell(
+        &self,
+        ended: Ended,
+        outcome: &str,
+        origin: &str,
+        status: Option<u16>,
+        bytes_out: usize,
+        detail: &str,
+    ) {
+        let took = self.began.elapsed();
+        let protocol = self.context.protocol;
+        self.edge
+            .counters
+            .call(protocol, self.tool.as_deref(), ended, took);
+        self.edge
+            .metrics
+            .call(protocol.as_str(), self.method, outcome, origin, took);
+        if let Some(tool) = &self.tool {
+            self.edge.metrics.tool(tool, outcome, took);
+        }
+        let trace_id = self.trace.trace_id().to_string();
+        let client = self
+            .context
+            .client_addr
+            .map(|a| a.ip().to_string())
+            .unwrap_or_default();
+        let (backend, release) = match &self.backend {
+            Some((backend, release)) => (&**backend, &**release),
+            None => ("", ""),
+        };
+        AccessLine {
+            request_id: self.context.request_id.as_str(),
+            trace_id: &trace_id,
+            tenant: &self.caller.tenant,
+            subject: &self.caller.subject,
+            client_addr: &client,
+            protocol: protocol.as_str(),
+            mcp_method: self.method,
+            tool: self.name.as_deref().unwrap_or_default(),
+            status,
+            outcome,
+            origin,
+            detail,
+            bytes_in: self.bytes_in as u64,
+            bytes_out: bytes_out as u64,
+            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            attempts: Some(self.attempts),
+            backend,
+            backend_release: release,
+            ..AccessLine::default()
+        }
+        .emit();
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let detail = "the client went away";
+            self.span.fail("abandoned", detail);
+            self.tell(Ended::Failed, "abandoned", "client", None, 0, detail);
+        }
+    }
+}
+
+/// An HTTP request that never became a call: its answer, told of.
+pub fn refused(
+    edge: &Edge,
+    exchange: &Exchange<'_>,
+    protocol: FrontDoor,
+    failure: &Failure,
+) -> Response {
+    if failure.cause == mcp::Cause::Unauthenticated {
+        edge.counters.unauthorized();
+    }
+    edge.metrics
+        .refused(protocol.as_str(), failure.cause.as_str());
+    let client = exchange
+        .client_addr()
+        .map(|a| a.ip().to_string())
+        .unwrap_or_default();
+    AccessLine {
+        request_id: exchange.request_id.as_str(),
+        trace_id: &exchange.trace.trace_id().to_string(),
+        client_addr: &client,
+        protocol: protocol.as_str(),
+        http_method: exchange.method().as_str(),
+        status: Some(failure.cause.http_status()),
+        outcome: "error",
+        origin: failure.cause.origin().as_str(),
+        stage: "ingress",
+        detail: &failure.message,
+        duration_us: u64::try_from(exchange.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        ..AccessLine::default()
+    }
+    .emit();
+    let mut response = egress::failure(protocol, failure, exchange.request_id.as_str());
+    egress::finish(&mut response, exchange);
+    response
+}
+
+/// A message, or an entry of a batch, that was no valid request.
+pub fn undecoded(edge: &Edge, context: &Context, failure: &Failure) {
+    let cause = failure.cause;
+    edge.metrics
+        .refused(context.protocol.as_str(), cause.as_str());
+    tell_undecoded(context, cause.http_status(), cause.as_str());
+}
+
+/// A GraphQL document that was not executed.
+pub fn undecoded_graphql(edge: &Edge, context: &Context) {
+    edge.metrics.refused(context.protocol.as_str(), "Document");
+    tell_undecoded(context, 400, "the document was refused");
+}
+
+fn tell_undecoded(context: &Context, status: u16, detail: &str) {
+    AccessLine {
+        request_id: context.request_id.as_str(),
+        trace_id: &context.trace.trace_id().to_string(),
+        protocol: context.protocol.as_str(),
+        status: Some(status),
+        outcome: "error",
+        origin: "client",
+        stage: "ingress",
+        detail,
+        duration_us: u64::try_from(context.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        ..AccessLine::default()
+    }
+    .emit();
+}

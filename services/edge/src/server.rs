@@ -1,0 +1,120 @@
+//! The HTTP server: Pingora reads and writes, [`crate::gateway`] decides.
+//!
+//! One connection serves its requests one after another; a request that cannot be read ends its
+//! connection. While the edge drains, each answer closes its connection, so that clients move on without
+//! ever meeting a refused or reset one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+
+use crate::edge::Edge;
+use crate::exchange::{Exchange, Response};
+use crate::{admin, gateway, ingress};
+
+/// Which of the edge's two HTTP ports this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// Clients.
+    Public,
+    /// Operators and Prometheus.
+    Admin,
+}
+
+/// Serves one port.
+pub struct Server {
+    edge: Arc<Edge>,
+    port: Port,
+    options: HttpServerOptions,
+}
+
+impl Server {
+    /// Serves a port for `edge`. HTTP/2 is taken by prior knowledge beside HTTP/1.1.
+    pub fn new(edge: Arc<Edge>, port: Port) -> Server {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        Server {
+            edge,
+            port,
+            options,
+        }
+    }
+
+    /// Waits for a request's head; `None` ends the connection.
+    async fn read_head(&self, session: &mut ServerSession) -> Option<()> {
+        let http = &self.edge.settings.http;
+        session.set_pipelining_enabled(true);
+        session.set_keepalive(Some(http.idle_timeout.as_secs().max(1)));
+        let wait = http.idle_timeout + http.header_timeout;
+        match tokio::time::timeout(wait, session.read_request()).await {
+            Ok(Ok(true)) => Some(()),
+            // The client closed an idle connection, or sent nothing in time.
+            Ok(Ok(false)) | Err(_) => None,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "a request's head could not be read");
+                session.set_keepalive(None);
+                // Best effort: the client may be gone.
+                let _ = session.respond_error(400).await;
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Server {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        _shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.read_head(&mut session).await?;
+        let guard = self.edge.life.enter();
+        session.set_total_drain_timeout(Some(Duration::from_secs(5)));
+        let response = {
+            let sample = || self.port == Port::Public && self.edge.sample();
+            let mut exchange = Exchange::new(&mut session, ingress::template, sample);
+            let response = match self.port {
+                Port::Public => gateway::serve(&self.edge, &mut exchange).await,
+                Port::Admin => Some(admin::serve(&self.edge, &mut exchange).await),
+            }?;
+            exchange.span.set_status(response.status().as_u16());
+            response
+        };
+        let reusable = write(&mut session, response, self.edge.life.is_draining()).await;
+        drop(guard);
+        reusable?;
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok()??;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+/// Writes an answer; `None` when the client is gone.
+async fn write(session: &mut ServerSession, response: Response, last: bool) -> Option<()> {
+    if last {
+        session.set_keepalive(None);
+    }
+    let (parts, body) = response.into_parts();
+    let mut header: ResponseHeader = parts.into();
+    let no_body = header.status == http::StatusCode::NO_CONTENT;
+    if !no_body {
+        header
+            .insert_header(http::header::CONTENT_LENGTH, body.len())
+            .ok()?;
+    }
+    session.write_response_header(Box::new(header)).await.ok()?;
+    if !no_body {
+        session.write_response_body(body, true).await.ok()?;
+    }
+    Some(())
+}

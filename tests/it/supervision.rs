@@ -1,0 +1,73 @@
+//! What is killed comes back; what is asked to stop leaves nothing behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use testkit::{Fleet, eventually};
+
+#[tokio::test]
+async fn killed_processes_are_back_within_two_seconds() -> Result<()> {
+    let fleet = Fleet::up("").await?;
+    for role in ["app", "edge"] {
+        let before = fleet.read_status().await?;
+        let victim = before
+            .instances
+            .iter()
+            .find(|i| i.role == role)
+            .context("an instance")?
+            .clone();
+        fleet.kill_9(victim.pid)?;
+        let killed = Instant::now();
+        let back = eventually(Duration::from_secs(20), || async {
+            let now = fleet.read_status().await?;
+            let again = now
+                .instances
+                .iter()
+                .find(|i| i.name == victim.name)
+                .context("gone")?;
+            ensure!(
+                again.pid != victim.pid && again.health == "ready",
+                "{again:?}"
+            );
+            Ok(killed.elapsed())
+        })
+        .await?;
+        assert!(back < Duration::from_secs(2), "{role} took {back:?}");
+        fleet.call_tool("time_now", json!({})).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_fleets_do_not_disturb_each_other_and_down_leaves_nothing() -> Result<()> {
+    let one = Fleet::up("").await?;
+    let two = Fleet::up("").await?;
+    assert_ne!(one.status.endpoints.mcp, two.status.endpoints.mcp);
+    let foreign = testkit::Client::new(&two.token)?;
+    let refused = foreign
+        .mcp(&one.status.endpoints.mcp, "tools/list", json!({}))
+        .await?;
+    assert_eq!(refused.status, 401, "keys are each fleet's own");
+    one.sweetops(&["down"]).await?.ok()?;
+    for instance in &one.status.instances {
+        assert!(
+            !std::path::Path::new(&format!("/proc/{}", instance.pid)).exists(),
+            "{instance:?}"
+        );
+    }
+    two.call_tool("time_now", json!({})).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_what_it_may() -> Result<()> {
+    let fleet = Fleet::up("").await?;
+    let short = fleet.mint(&["--ttl", "1s", "--subject", "brief"]).await?;
+    let client = testkit::Client::new(&short)?;
+    let first = client
+        .mcp(&fleet.status.endpoints.mcp, "tools/list", json!({}))
+        .await?;
+    assert_eq!(first.status, 200, "{}", first.text);
+    Ok(())
+}
