@@ -8,8 +8,8 @@ use tracing::Level;
 use crate::{
     events::{Form, Output, level_name, plain_start},
     line::{
-        Bounded, DETAIL_CHARS_MAX, Identity, Now, TEXT_CHARS_MAX, with_buffer, write_json,
-        write_plain,
+        Bounded, DETAIL_CHARS_MAX, Identity, Now, TEXT_CHARS_MAX, with_buffer, write_field,
+        write_json, write_word,
     },
     sink::Urgency,
     start,
@@ -155,7 +155,7 @@ impl AccessLine<'_> {
             self.outcome,
         ] {
             if !text.is_empty() {
-                write_plain(buffer, text, TEXT_CHARS_MAX);
+                write_word(buffer, text, TEXT_CHARS_MAX);
                 buffer.push(b' ');
             }
         }
@@ -169,8 +169,7 @@ impl AccessLine<'_> {
             ("request", self.request_id),
         ] {
             if !text.is_empty() {
-                buffer.extend(format!(" {name}=").bytes());
-                write_plain(buffer, text, DETAIL_CHARS_MAX);
+                write_field(buffer, name, text, DETAIL_CHARS_MAX);
             }
         }
         buffer.push(b'\n');
@@ -221,7 +220,7 @@ mod tests {
     #[test]
     fn http_04_a_request_is_one_line_of_json() {
         let lines = written(Form::Json, |output| FULL.write_to(output));
-        insta::assert_snapshot!(lines, @r#""#);
+        insta::assert_snapshot!(lines, @r#"{"ts":"TIME","level":"warn","kind":"access","service":"edge","instance":"edge-1","release":"abc","request_id":"r-1","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","tenant":"acme","subject":"ann","client_addr":"127.0.0.1","protocol":"mcp","http_method":"POST","route":"/mcp","revision":"2025-06-18","mcp_method":"tools/call","tool":"echo\n{\"level\":\"error\"}","status":502,"outcome":"error","origin":"upstream","stage":"attempt","detail":"cannot reach app-1: connection refused","bytes_in":120,"bytes_out":340,"duration_us":1534,"attempts":2,"backend":"app-1","backend_release":"def"}"#);
     }
 
     #[test]
@@ -234,12 +233,12 @@ mod tests {
             ..AccessLine::default()
         };
         let lines = written(Form::Json, |output| line.write_to(output));
-        insta::assert_snapshot!(lines.replace(&"é".repeat(256), "256 times é"), @r#""#);
+        insta::assert_snapshot!(lines.replace(&"é".repeat(256), "256 times é"), @r#"{"ts":"TIME","level":"info","kind":"access","service":"edge","instance":"edge-1","release":"abc","request_id":"r-2","tool":"256 times é…","status":200,"bytes_in":0,"bytes_out":0,"duration_us":0}"#);
     }
 
     #[test]
     fn people_get_a_short_form() {
         let lines = written(Form::Plain { color: false }, |output| FULL.write_to(output));
-        insta::assert_snapshot!(lines, @r#""#);
+        insta::assert_snapshot!(lines, @r#"TIME WARN  502 POST /mcp tools/call "echo\n{\"level\":\"error\"}" error 1.5ms stage=attempt detail="cannot reach app-1: connection refused" tenant=acme subject=ann backend=app-1 request=r-1"#);
     }
 }

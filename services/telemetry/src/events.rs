@@ -21,7 +21,8 @@ use tracing_subscriber::{
 use crate::{
     error_chain,
     line::{
-        Bounded, EVENT_CHARS_MAX, Identity, Now, bounded, with_buffer, write_json, write_plain,
+        Bounded, EVENT_CHARS_MAX, Identity, Now, bounded, with_buffer, write_field, write_json,
+        write_plain,
     },
     sink::{Sink, Urgency},
     trace::TraceContext,
@@ -249,10 +250,9 @@ fn plain_event(buffer: &mut Vec<u8>, target: &str, fields: &Fields) {
     buffer.extend_from_slice(b": ");
     write_plain(buffer, &fields.message, EVENT_CHARS_MAX);
     for (name, value) in &fields.named {
-        buffer.extend(format!(" {name}=").bytes());
         match value {
-            Value::String(text) => write_plain(buffer, text, EVENT_CHARS_MAX),
-            value => buffer.extend(value.to_string().bytes()),
+            Value::String(text) => write_field(buffer, name, text, EVENT_CHARS_MAX),
+            value => write_field(buffer, name, &value.to_string(), EVENT_CHARS_MAX),
         }
     }
     buffer.push(b'\n');
@@ -340,11 +340,19 @@ pub(crate) mod tests {
 
     #[test]
     fn trace_05_events_of_a_request_carry_its_ids() {
-        insta::assert_snapshot!(logged(Form::Json, story), @r#""#);
+        insta::assert_snapshot!(logged(Form::Json, story), @r#"
+{"ts":"TIME","level":"warn","kind":"event","service":"edge","instance":"edge-1","release":"abc","target":"edge","msg":"slow \u001b[31m call","request_id":"r-1","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","tool":"e\ncho","attempts":2,"field.level":true}
+{"ts":"TIME","level":"error","kind":"event","service":"edge","instance":"edge-1","release":"abc","target":"edge","msg":"cannot write","request_id":"r-1","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","error":"disk is full"}
+{"ts":"TIME","level":"info","kind":"event","service":"edge","instance":"edge-1","release":"abc","target":"edge","msg":"outside"}
+"#);
     }
 
     #[test]
     fn people_get_one_line_too() {
-        insta::assert_snapshot!(logged(Form::Plain { color: false }, story), @r#""#);
+        insta::assert_snapshot!(logged(Form::Plain { color: false }, story), @r#"
+TIME WARN  edge: slow \u{1b}[31m call request_id=r-1 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 tool=e\ncho attempts=2 level=true
+TIME ERROR edge: cannot write request_id=r-1 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 error="disk is full"
+TIME INFO  edge: outside
+"#);
     }
 }

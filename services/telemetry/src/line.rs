@@ -75,6 +75,25 @@ pub(crate) fn write_plain(buffer: &mut Vec<u8>, text: &str, chars_max: usize) {
     }
 }
 
+/// Appends ` name=text`, quoted where the text could be taken for further fields.
+pub(crate) fn write_field(buffer: &mut Vec<u8>, name: &str, text: &str, chars_max: usize) {
+    buffer.push(b' ');
+    buffer.extend_from_slice(name.as_bytes());
+    buffer.push(b'=');
+    write_word(buffer, text, chars_max);
+}
+
+/// Appends text as one word: in quotes if it holds a space, a quote or an equals sign.
+pub(crate) fn write_word(buffer: &mut Vec<u8>, text: &str, chars_max: usize) {
+    if text.contains([' ', '"', '=']) {
+        buffer.push(b'"');
+        write_plain(buffer, &text.replace('"', "\\\""), chars_max);
+        buffer.push(b'"');
+    } else {
+        write_plain(buffer, text, chars_max);
+    }
+}
+
 /// Text cut to a number of characters, and whether anything was cut.
 pub(crate) fn bounded(text: &str, chars_max: usize) -> (&str, bool) {
     if text.len() <= chars_max {

@@ -17,6 +17,8 @@ pub struct TraceContext {
     trace_id: TraceId,
     span_id: SpanId,
     parent_id: Option<SpanId>,
+    /// Whether this span itself is in another process.
+    remote: bool,
     parent_is_remote: bool,
     sampled: bool,
     tracestate: Option<Arc<str>>,
@@ -30,6 +32,7 @@ impl TraceContext {
             trace_id: fresh_trace_id(),
             span_id: fresh_span_id(),
             parent_id: None,
+            remote: false,
             parent_is_remote: false,
             sampled,
             tracestate: None,
@@ -63,7 +66,8 @@ impl TraceContext {
             trace_id,
             span_id,
             parent_id: None,
-            parent_is_remote: true,
+            remote: true,
+            parent_is_remote: false,
             sampled,
             tracestate: tracestate.and_then(self::tracestate),
             baggage: baggage.and_then(self::baggage),
@@ -74,10 +78,7 @@ impl TraceContext {
     /// sampled if `sample` says so of its id. Baggage is kept either way.
     pub fn accept(headers: &HeaderMap, sample: impl FnOnce(TraceId) -> bool) -> Self {
         if let Some(caller) = Self::from_headers(headers) {
-            return Self {
-                parent_is_remote: true,
-                ..caller.child()
-            };
+            return caller.child();
         }
         let mut root = Self::new_root(false);
         root.sampled = sample(root.trace_id);
@@ -93,7 +94,8 @@ impl TraceContext {
         Self {
             span_id: fresh_span_id(),
             parent_id: Some(self.span_id),
-            parent_is_remote: false,
+            remote: false,
+            parent_is_remote: self.remote,
             ..self.clone()
         }
     }
