@@ -75,7 +75,7 @@ pub(crate) fn check_txn(compares: &[Compare], ops: &[Op]) -> Result<()> {
     for compare in compares {
         match compare {
             Compare::ModRevision { key, .. } | Compare::CreateRevision { key, .. } => {
-                check_key(key)?
+                check_key(key)?;
             }
             Compare::LeaseAlive { .. } => {}
         }
