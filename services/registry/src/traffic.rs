@@ -238,29 +238,29 @@ mod tests {
     #[test]
     fn shares_at_a_time() {
         let canary = traffic(&[("c", 500, Some(100)), ("d", 2500, None)]);
-        let cases: &[(u64, &[(&str, u16)], bool, Option<u64>)] = &[
-            (0, &[("s", 7000), ("c", 500), ("d", 2500)], false, Some(100)),
-            (
-                99,
-                &[("s", 7000), ("c", 500), ("d", 2500)],
-                false,
-                Some(100),
-            ),
-            (100, &[("s", 7500), ("d", 2500)], true, None),
+        let before = [("s", 7000), ("c", 500), ("d", 2500)];
+        let after = [("s", 7500), ("d", 2500)];
+        let cases = [
+            (0, &before[..], false, Some(100)),
+            (99, &before[..], false, Some(100)),
+            (100, &after[..], true, None),
         ];
         for (now, shares, expired, next) in cases {
-            let expected: Vec<_> = shares
-                .iter()
-                .map(|(release, bps)| ((*release).to_owned(), *bps))
-                .collect();
-            assert_eq!(canary.effective(*now), expected, "at {now}");
-            assert_eq!(canary.has_expired(*now), *expired, "at {now}");
-            assert_eq!(canary.next_expiry(*now), *next, "at {now}");
+            assert_eq!(canary.effective(now), owned(shares), "at {now}");
+            assert_eq!(canary.has_expired(now), expired, "at {now}");
+            assert_eq!(canary.next_expiry(now), next, "at {now}");
         }
         assert_eq!(
             traffic(&[("c", 10_000, None)]).effective(0),
-            [("c".to_owned(), 10_000)]
+            owned(&[("c", 10_000)])
         );
+    }
+
+    fn owned(shares: &[(&str, u16)]) -> Vec<(String, u16)> {
+        shares
+            .iter()
+            .map(|(release, bps)| ((*release).to_owned(), *bps))
+            .collect()
     }
 
     proptest! {
