@@ -10,7 +10,7 @@ use store::{Compare, LeaseId, Op, Revision, Store, TxnOutcome};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::records_io::encode;
+use crate::records_io::{decode_or_report, encode};
 use crate::{Ack, Backoff, Error, Instance, InstanceState, Result, keys, unix_ms};
 
 /// Ceilings of the waits after failed steps.
@@ -330,7 +330,7 @@ impl Keeper {
         let Some(entry) = self.store.get(&self.key).await? else {
             return Ok(0);
         };
-        let other: Option<Instance> = crate::records_io::decode_or_report(&entry);
+        let other: Option<Instance> = decode_or_report(&entry);
         let is_younger = other.is_some_and(|other| {
             (other.started_unix_ms, other.pid) > (ours.started_unix_ms, ours.pid)
         });
@@ -349,21 +349,32 @@ impl Keeper {
     /// Says that it goes, then goes: watchers can tell this from a death.
     async fn leave(&mut self) {
         let Some(lease) = self.lease else { return };
-        if let (Some(revision), Some(written)) = (self.revision, &mut self.written)
-            && written.instance.state != InstanceState::Draining
-        {
-            written.instance.state = InstanceState::Draining;
-            if let Ok(value) = encode(&self.key, &written.instance) {
-                let compare = Compare::unchanged(&self.key, revision);
-                drop(
-                    self.store
-                        .txn(&[compare], &[Op::put_leased(&self.key, value, lease)])
-                        .await,
-                );
-            }
+        if let Err(setback) = self.say_goodbye(lease).await {
+            tracing::debug!(key = self.key, error = %setback, "could not say goodbye");
         }
         if let Err(error) = self.store.revoke(lease).await {
-            tracing::warn!(key = self.key, error = %error, "could not deregister; the lease will end by itself");
+            let key = self.key.as_str();
+            tracing::warn!(key, error = %error, "could not deregister; the lease will end by itself");
+        }
+    }
+
+    /// Marks the record as draining, if the one that stands there is ours: a step may have been cut short.
+    async fn say_goodbye(&self, lease: LeaseId) -> Result<(), Setback> {
+        let Some(entry) = self.store.get(&self.key).await? else {
+            return Ok(());
+        };
+        let Some(mut instance) = decode_or_report::<Instance>(&entry) else {
+            return Ok(());
+        };
+        if entry.lease != Some(lease) || instance.state == InstanceState::Draining {
+            return Ok(());
+        }
+        instance.state = InstanceState::Draining;
+        let put = Op::put_leased(&self.key, encode(&self.key, &instance)?, lease);
+        let unchanged = Compare::unchanged(&self.key, entry.mod_revision);
+        match self.store.txn(&[unchanged], &[put]).await? {
+            TxnOutcome::Committed { .. } => Ok(()),
+            TxnOutcome::Conflict { .. } => Err(Setback::Raced),
         }
     }
 }

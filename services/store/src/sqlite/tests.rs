@@ -210,6 +210,14 @@ async fn the_log_is_bounded_by_number_and_by_bytes() {
             watch.next_batch().await.unwrap().unwrap().len() as u64,
             100 - compacted
         );
+        let counted = "SELECT (SELECT count(*) FROM events) = log_events
+            AND (SELECT sum(bytes) FROM events) = log_bytes
+            AND (SELECT min(revision) FROM events) = compacted + 1 FROM meta";
+        let raw = Connection::open(&path).unwrap();
+        assert!(
+            raw.query_row(counted, [], |row| row.get::<_, bool>(0))
+                .unwrap()
+        );
         let mut too_late = store.watch("", compacted - 1);
         assert!(too_late.next().await.unwrap().is_err());
         assert!(too_late.next().await.is_none(), "ends after its error");
