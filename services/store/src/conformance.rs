@@ -45,6 +45,7 @@ const CASES: &[Case] = &[
     ("keys", |stage| keys(stage).boxed()),
     ("ranges", |stage| ranges(stage).boxed()),
     ("transactions", |stage| transactions(stage).boxed()),
+    ("comparisons", |stage| comparisons(stage).boxed()),
     ("bounds", |stage| bounds(stage).boxed()),
     ("contention", |stage| contention(stage).boxed()),
     ("watch-history", |stage| watch_history(stage).boxed()),
@@ -146,20 +147,17 @@ async fn ranges(stage: Stage) {
 
 async fn transactions(stage: Stage) {
     let (store, a, b) = (&stage.one, stage.key("a"), stage.key("b"));
+    let both = [Op::put(&a, "1"), Op::put(&b, "1")];
     let made = store
-        .txn(
-            &[Compare::absent(&a)],
-            &[Op::put(&a, "1"), Op::put(&b, "1")],
-        )
+        .txn(&[Compare::absent(&a)], &both)
         .await
+        .unwrap()
+        .committed()
         .unwrap();
-    let made = made.committed().unwrap();
-    assert_eq!(store.get(&a).await.unwrap().unwrap().mod_revision, made);
-    assert_eq!(
-        store.get(&b).await.unwrap().unwrap().mod_revision,
-        made,
-        "one transaction, one revision"
-    );
+    for key in [&a, &b] {
+        let entry = store.get(key).await.unwrap().unwrap();
+        assert_eq!(entry.mod_revision, made, "one transaction, one revision");
+    }
 
     let lost = [Compare::unchanged(&a, made), Compare::absent(&b)];
     let outcome = store
@@ -179,63 +177,56 @@ async fn transactions(stage: Stage) {
         "all or nothing"
     );
 
-    let changed = store.put(&a, "3", None).await.unwrap();
-    let created = |revision| Compare::CreateRevision {
-        key: a.clone(),
-        revision,
-    };
-    assert!(
-        store
-            .txn(&[created(made)], &[])
-            .await
-            .unwrap()
-            .committed()
-            .is_some(),
-        "puts keep the creation"
-    );
-    assert!(
-        store
-            .txn(&[created(changed)], &[])
-            .await
-            .unwrap()
-            .committed()
-            .is_none()
-    );
-    assert!(
-        store
-            .txn(&[Compare::unchanged(&a, made)], &[])
-            .await
-            .unwrap()
-            .committed()
-            .is_none()
-    );
-
-    let outcome = store
-        .txn(
-            &[],
-            &[Op::delete(&a), Op::delete(&b), Op::delete(stage.key("c"))],
-        )
-        .await
-        .unwrap();
+    let all = [Op::delete(&a), Op::delete(&b), Op::delete(stage.key("c"))];
+    let outcome = store.txn(&[], &all).await.unwrap();
     assert_eq!(
         outcome,
         TxnOutcome::Committed {
-            revision: changed + 1,
+            revision: made + 1,
             deleted: 2
         }
     );
     let outcome = store
-        .txn(&[created(0), Compare::absent(&b)], &[Op::delete(&a)])
+        .txn(&[Compare::absent(&b)], &[Op::delete(&a)])
         .await
         .unwrap();
     assert_eq!(
         outcome,
         TxnOutcome::Committed {
-            revision: changed + 1,
+            revision: made + 1,
             deleted: 0
         },
-        "nothing changed"
+        "no change"
     );
+}
+
+async fn comparisons(stage: Stage) {
+    let (store, key) = (&stage.one, stage.key("a"));
+    let made = store.put(&key, "1", None).await.unwrap();
+    let changed = store.put(&key, "2", None).await.unwrap();
+    let created = |revision| Compare::CreateRevision {
+        key: key.clone(),
+        revision,
+    };
+    let modified = |revision| Compare::unchanged(&key, revision);
+    let cases = [
+        (created(made), true, "puts keep the creation"),
+        (created(changed), false, "a change is no creation"),
+        (created(0), false, "it exists"),
+        (modified(changed), true, "the last change"),
+        (modified(made), false, "an earlier change"),
+        (Compare::absent(&key), false, "it exists"),
+    ];
+    for (compare, holds, why) in cases {
+        let outcome = store.txn(&[compare], &[]).await.unwrap();
+        assert_eq!(outcome.committed().is_some(), holds, "{why}");
+    }
+    assert!(store.delete(&key).await.unwrap());
+    let gone = store
+        .txn(&[created(0), Compare::absent(&key)], &[])
+        .await
+        .unwrap();
+    assert!(gone.committed().is_some(), "what was deleted is absent");
 }
 
 async fn bounds(stage: Stage) {
