@@ -1,1 +1,561 @@
-//! .
+//! The configuration of a fleet: one file and the environment, to checked values.
+//!
+//! `sweetmcp.toml` describes edge, app and fleet; each process reads its part. Precedence is defaults, then
+//! the file, then the environment (`SWEETMCP__EDGE__HTTP__BODY_LIMIT=1MiB`). Everything that is wrong is told
+//! at once, with its place, what was found, what is allowed and what to write.
+//!
+//! Every key stands once, in [`keys`], with its type, bounds, default and meaning; the reader, the reference,
+//! the JSON Schema, digests and differences are made from there.
+
+mod form;
+mod keys;
+mod nearest;
+mod problem;
+pub mod quantity;
+mod reader;
+mod reference;
+mod secret;
+mod text;
+mod written;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+pub use keys::{
+    AppHttp, AppShutdown, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp,
+    EdgeRate, EdgeSession, EdgeShutdown, Fleet, LogFormat, Telemetry,
+};
+pub use problem::{Errors, Origin, Problem};
+pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
+pub use reference::{explain, reference_markdown, schema_json};
+pub use secret::Secret;
+
+use keys::{AppListen, EdgeListen, Kind, PluginKeys, Section as _};
+use problem::Problems;
+use reader::Reader;
+
+/// Largest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The gateway's part.
+    pub edge: Edge,
+    /// The apps' part.
+    pub app: App,
+    /// How many of each.
+    pub fleet: Fleet,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+    /// What the apps serve, in the file's order; the built-in tools are among them unless they are off.
+    pub plugins: Vec<Plugin>,
+}
+
+/// The gateway's part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edge {
+    /// Where clients connect.
+    pub listen: std::net::SocketAddr,
+    /// Where operators connect.
+    pub admin_listen: std::net::SocketAddr,
+    /// Where Cap'n Proto clients connect.
+    pub capnp_listen: std::net::SocketAddr,
+    /// Worker threads; 0 takes one a core.
+    pub workers: usize,
+    /// Origins of web pages that may call, beside those of this machine.
+    pub allowed_origins: Vec<String>,
+    /// Bounds on HTTP requests.
+    pub http: EdgeHttp,
+    /// Which tokens are trusted.
+    pub auth: EdgeAuth,
+    /// Sessions of the older revisions.
+    pub session: EdgeSession,
+    /// Each principal's bucket.
+    pub rate: EdgeRate,
+    /// Attempts and instances.
+    pub balance: EdgeBalance,
+    /// Bounds on GraphQL documents.
+    pub graphql: EdgeGraphql,
+    /// Bounds on Cap'n Proto.
+    pub capnp: EdgeCapnp,
+    /// How it ends.
+    pub shutdown: EdgeShutdown,
+}
+
+/// The apps' part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct App {
+    /// Where the edge connects.
+    pub listen: std::net::SocketAddr,
+    /// Whether the built-in tools are served beside configured plugins.
+    pub builtins: bool,
+    /// Bounds on HTTP requests.
+    pub http: AppHttp,
+    /// How it ends.
+    pub shutdown: AppShutdown,
+}
+
+/// One plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    /// Its name.
+    pub name: String,
+    /// What its tools' names begin with.
+    pub prefix: String,
+    /// Whether its word on what its tools do is believed.
+    pub trusted: bool,
+    /// How long one of its calls may take.
+    pub call_timeout: std::time::Duration,
+    /// What it is.
+    pub kind: PluginKind,
+}
+
+/// What a plugin is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PluginKind {
+    /// A child process that speaks MCP over standard input and output.
+    Stdio {
+        /// The program.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Its environment, beside PATH, HOME and LANG.
+        env: BTreeMap<String, Secret>,
+        /// The folder it runs in, if not its starter's.
+        working_dir: Option<PathBuf>,
+        /// How long its handshake may take.
+        start_timeout: std::time::Duration,
+    },
+    /// Tools that come with SweetMCP.
+    Builtin {
+        /// Which.
+        set: BuiltinSet,
+        /// files: the folder that is served.
+        root: Option<PathBuf>,
+        /// sqlite: the database.
+        path: Option<PathBuf>,
+        /// http: hosts that may be fetched from.
+        allow_hosts: Vec<String>,
+    },
+}
+
+/// A configuration with what is known about it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The checked values.
+    pub settings: Settings,
+    /// Digest of all of it.
+    pub digest: String,
+    /// Where each value came from that is not a default, by key.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// A key in which two configurations differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyDiff {
+    /// The key.
+    pub key: String,
+    /// What it is in the first; absent if it has none there. Secrets are masked.
+    pub from: Option<String>,
+    /// What it is in the second.
+    pub to: Option<String>,
+}
+
+impl Settings {
+    /// Loads a file, or only defaults without one, under the environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded, Errors> {
+        let Some(path) = path else {
+            return load_named("(no file)", "", environment);
+        };
+        let name = path.display().to_string();
+        let unreadable = |found: String| {
+            let mut problems = Problems::default();
+            problems.add(|| Problem {
+                origin: Origin::File {
+                    file: name.as_str().into(),
+                },
+                key: String::new(),
+                found,
+                allowed: format!("a readable UTF-8 file of at most {FILE_BYTES_MAX} bytes"),
+                write: None,
+            });
+            problems.finish::<Loaded>(None)
+        };
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
+                return unreadable(format!("{} bytes", meta.len()));
+            }
+            Ok(_) => {}
+            Err(error) => return unreadable(error.to_string()),
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => load_named(&name, &text, environment),
+            Err(error) => unreadable(error.to_string()),
+        }
+    }
+
+    /// Fills in what depends on the state folder: keys of the local fleet, the folder that is served.
+    #[must_use]
+    pub fn with_state_folder(mut self, state: &Path) -> Settings {
+        let keys = state.join("keys");
+        let auth = &mut self.edge.auth;
+        auth.jwks_file.get_or_insert_with(|| keys.join("jwks.json"));
+        if self.edge.session.key_files.is_empty() {
+            self.edge.session.key_files.push(keys.join("session.key"));
+        }
+        for plugin in &mut self.plugins {
+            if let PluginKind::Builtin {
+                set: BuiltinSet::Files,
+                root,
+                ..
+            } = &mut plugin.kind
+            {
+                root.get_or_insert_with(|| state.join("files"));
+            }
+        }
+        self
+    }
+
+    /// Digest of what an edge reads: its own part and telemetry.
+    #[must_use]
+    pub fn edge_digest(&self) -> String {
+        digest(self.canonical().into_iter().filter(|(key, _)| is_edge(key)))
+    }
+
+    /// Digest of what an app reads: its own part, telemetry and the plugins.
+    #[must_use]
+    pub fn app_digest(&self) -> String {
+        digest(self.canonical().into_iter().filter(|(key, _)| is_app(key)))
+    }
+
+    /// Canonical values by key, secrets masked: for people and for comparing.
+    #[must_use]
+    pub fn shown(&self) -> BTreeMap<String, Json> {
+        self.values(|_| Json::from(Secret::MASK))
+    }
+
+    fn canonical(&self) -> BTreeMap<String, Json> {
+        self.values(|secret| Json::from(secret.expose()))
+    }
+
+    fn values(&self, secret: impl Fn(&Secret) -> Json) -> BTreeMap<String, Json> {
+        let mut out = BTreeMap::new();
+        let edge = &self.edge;
+        EdgeListen {
+            listen: edge.listen,
+            admin_listen: edge.admin_listen,
+            capnp_listen: edge.capnp_listen,
+            workers: edge.workers,
+            allowed_origins: edge.allowed_origins.clone(),
+        }
+        .show(&mut out);
+        edge.http.show(&mut out);
+        edge.auth.show(&mut out);
+        edge.session.show(&mut out);
+        edge.rate.show(&mut out);
+        edge.balance.show(&mut out);
+        edge.graphql.show(&mut out);
+        edge.capnp.show(&mut out);
+        edge.shutdown.show(&mut out);
+        AppListen {
+            listen: self.app.listen,
+            builtins: self.app.builtins,
+        }
+        .show(&mut out);
+        self.app.http.show(&mut out);
+        self.app.shutdown.show(&mut out);
+        self.fleet.show(&mut out);
+        self.telemetry.show(&mut out);
+        for (index, plugin) in self.plugins.iter().enumerate() {
+            out.extend(plugin.values(index, &secret));
+        }
+        out
+    }
+}
+
+impl Plugin {
+    fn values(&self, index: usize, secret: impl Fn(&Secret) -> Json) -> Vec<(String, Json)> {
+        let mut values = vec![
+            ("order".to_owned(), Json::from(index)),
+            ("prefix".to_owned(), Json::from(self.prefix.as_str())),
+            ("trusted".to_owned(), Json::from(self.trusted)),
+            (
+                "call_timeout".to_owned(),
+                Json::from(quantity::format_duration(self.call_timeout)),
+            ),
+        ];
+        let shown = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map_or(Json::Null, |p| p.to_string_lossy().into_owned().into())
+        };
+        match &self.kind {
+            PluginKind::Stdio {
+                command,
+                args,
+                env,
+                working_dir,
+                start_timeout,
+            } => {
+                values.push(("command".to_owned(), Json::from(command.as_str())));
+                values.push(("args".to_owned(), Json::from(args.clone())));
+                values.push(("working_dir".to_owned(), shown(working_dir)));
+                values.push((
+                    "start_timeout".to_owned(),
+                    Json::from(quantity::format_duration(*start_timeout)),
+                ));
+                values.extend(
+                    env.iter()
+                        .map(|(name, value)| (format!("env.{name}"), secret(value))),
+                );
+            }
+            PluginKind::Builtin {
+                set,
+                root,
+                path,
+                allow_hosts,
+            } => {
+                values.push((
+                    "set".to_owned(),
+                    Json::from(format!("{set:?}").to_lowercase()),
+                ));
+                values.push(("root".to_owned(), shown(root)));
+                values.push(("path".to_owned(), shown(path)));
+                values.push(("allow_hosts".to_owned(), Json::from(allow_hosts.clone())));
+            }
+        }
+        values
+            .into_iter()
+            .map(|(key, value)| (format!("plugin.{}.{key}", self.name), value))
+            .collect()
+    }
+}
+
+fn is_edge(key: &str) -> bool {
+    key.starts_with("edge.") || key.starts_with("telemetry.") || key == "fleet.zone"
+}
+
+fn is_app(key: &str) -> bool {
+    key.starts_with("app.")
+        || key.starts_with("telemetry.")
+        || key.starts_with("plugin.")
+        || key == "fleet.zone"
+}
+
+fn digest(values: impl Iterator<Item = (String, Json)>) -> String {
+    let canonical: BTreeMap<String, Json> = values.collect();
+    let bytes = serde_json::to_vec(&canonical).unwrap_or_default();
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The keys in which two configurations differ, secrets masked; a secret that differs is shown as such.
+#[must_use]
+pub fn diff(from: &Settings, to: &Settings) -> Vec<KeyDiff> {
+    let (a, b) = (from.canonical(), to.canonical());
+    let (shown_a, shown_b) = (from.shown(), to.shown());
+    let text = |shown: &BTreeMap<String, Json>, key: &String| shown.get(key).map(Json::to_string);
+    let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    keys.into_iter()
+        .filter(|key| a.get(*key) != b.get(*key))
+        .map(|key| KeyDiff {
+            key: key.clone(),
+            from: text(&shown_a, key),
+            to: text(&shown_b, key),
+        })
+        .collect()
+}
+
+/// Loads a configuration from a text: for tools and tests.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load_str(
+    text: &str,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, Errors> {
+    load_named("sweetmcp.toml", text, environment)
+}
+
+fn load_named(
+    name: &str,
+    text: &str,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, Errors> {
+    let (mut reader, tables) = Reader::new(name, text, environment);
+    let edge = edge(&mut reader);
+    let app = app(&mut reader);
+    let fleet = Fleet::read(&mut reader);
+    let telemetry = Telemetry::read(&mut reader);
+    let mut plugins = Vec::new();
+    for table in tables {
+        if let Some(plugin) = reader.within(table, |reader| plugin(reader, &plugins)) {
+            plugins.push(plugin);
+        }
+    }
+    let settings = (|| {
+        let app = app?;
+        if app.builtins {
+            add_builtins(&mut plugins);
+        }
+        Some(Settings {
+            edge: edge?,
+            app,
+            fleet: fleet?,
+            telemetry: telemetry?,
+            plugins,
+        })
+    })();
+    let origins = std::mem::take(&mut reader.origins);
+    let settings = reader.problems.finish(settings)?;
+    Ok(Loaded {
+        digest: digest(settings.canonical().into_iter()),
+        settings,
+        origins,
+    })
+}
+
+fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
+    let listen = EdgeListen::read(reader);
+    let http = EdgeHttp::read(reader);
+    let auth = EdgeAuth::read(reader);
+    let session = EdgeSession::read(reader);
+    let rate = EdgeRate::read(reader);
+    let balance = EdgeBalance::read(reader);
+    let graphql = EdgeGraphql::read(reader);
+    let capnp = EdgeCapnp::read(reader);
+    let shutdown = EdgeShutdown::read(reader);
+    let EdgeListen {
+        listen,
+        admin_listen,
+        capnp_listen,
+        workers,
+        allowed_origins,
+    } = listen?;
+    Some(Edge {
+        listen,
+        admin_listen,
+        capnp_listen,
+        workers,
+        allowed_origins,
+        http: http?,
+        auth: auth?,
+        session: session?,
+        rate: rate?,
+        balance: balance?,
+        graphql: graphql?,
+        capnp: capnp?,
+        shutdown: shutdown?,
+    })
+}
+
+fn app(reader: &mut Reader<'_>) -> Option<App> {
+    let listen = AppListen::read(reader);
+    let http = AppHttp::read(reader);
+    let shutdown = AppShutdown::read(reader);
+    let AppListen { listen, builtins } = listen?;
+    Some(App {
+        listen,
+        builtins,
+        http: http?,
+        shutdown: shutdown?,
+    })
+}
+
+/// Reads one plugin's table; its kind decides which keys it needs and which it may not have.
+fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
+    let keys = PluginKeys::read(reader)?;
+    if others.iter().any(|other| other.name == keys.name) {
+        reader.plugin_problem(
+            "plugin.name",
+            "a name that another plugin has",
+            "a name of its own",
+            None,
+        );
+        return None;
+    }
+    let kind = match keys.kind {
+        Kind::Stdio => {
+            let Some(command) = keys.command else {
+                let write = Some("command = \"npx\"".to_owned());
+                reader.plugin_problem(
+                    "plugin.command",
+                    "nothing",
+                    "the program that speaks MCP",
+                    write,
+                );
+                return None;
+            };
+            PluginKind::Stdio {
+                command,
+                args: keys.args,
+                env: keys.env,
+                working_dir: keys.working_dir,
+                start_timeout: keys.start_timeout,
+            }
+        }
+        Kind::Builtin => {
+            let Some(set) = keys.set else {
+                let write = Some("set = \"time\"".to_owned());
+                let allowed = "one of time, text, json, hash, sqlite, files, http";
+                reader.plugin_problem("plugin.set", "nothing", allowed, write);
+                return None;
+            };
+            PluginKind::Builtin {
+                set,
+                root: keys.root,
+                path: keys.path,
+                allow_hosts: keys.allow_hosts,
+            }
+        }
+    };
+    Some(Plugin {
+        prefix: keys.prefix.unwrap_or_else(|| format!("{}_", keys.name)),
+        name: keys.name,
+        trusted: keys.trusted || keys.kind == Kind::Builtin,
+        call_timeout: keys.call_timeout,
+        kind,
+    })
+}
+
+/// The sets that need nothing to be configured, unless a plugin has their name already.
+fn add_builtins(plugins: &mut Vec<Plugin>) {
+    for (name, set) in [
+        ("time", BuiltinSet::Time),
+        ("text", BuiltinSet::Text),
+        ("json", BuiltinSet::Json),
+        ("hash", BuiltinSet::Hash),
+        ("sqlite", BuiltinSet::Sqlite),
+        ("files", BuiltinSet::Files),
+    ] {
+        if plugins.iter().all(|plugin| plugin.name != name) {
+            plugins.push(Plugin {
+                name: name.to_owned(),
+                prefix: format!("{name}_"),
+                trusted: true,
+                call_timeout: std::time::Duration::from_secs(30),
+                kind: PluginKind::Builtin {
+                    set,
+                    root: None,
+                    path: None,
+                    allow_hosts: Vec::new(),
+                },
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

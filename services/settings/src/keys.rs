@@ -1,0 +1,405 @@
+//! Every key, in one place: its type, bounds, default and meaning. The checked types, the reader, the
+//! reference, the JSON Schema and the differences are all made from these tables.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::form::{
+    Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Optional, Ratio, Shape,
+    Size, Text, Variables,
+};
+use crate::reader::Reader;
+use crate::secret::Secret;
+use crate::text;
+use crate::written::Value;
+
+/// One key as the reference shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) key: String,
+    pub(crate) meaning: String,
+    pub(crate) shape: Shape,
+    pub(crate) default: Option<Json>,
+}
+
+/// One table of the file.
+pub(crate) trait Section: Sized {
+    /// Reads it; what is wrong is noted in the reader.
+    fn read(reader: &mut Reader<'_>) -> Option<Self>;
+    /// Adds its canonical values by key.
+    fn show(&self, out: &mut BTreeMap<String, Json>);
+    /// Adds its rows of the reference.
+    fn rows(out: &mut Vec<Row>);
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident $prefix:literal { $($(#[doc = $meaning:literal])+ $field:ident: $type:ty = $form:expr, $default:expr;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $name { $($(#[doc = $meaning])+ pub $field: $type,)* }
+
+        impl Section for $name {
+            fn read(reader: &mut Reader<'_>) -> Option<Self> {
+                // Every key is read, so that all mistakes are found, before one of them ends it.
+                $(let $field = reader.key(concat!($prefix, ".", stringify!($field)), &$form, $default);)*
+                Some($name { $($field: $field?,)* })
+            }
+
+            fn show(&self, out: &mut BTreeMap<String, Json>) {
+                $(out.insert(concat!($prefix, ".", stringify!($field)).to_owned(), $form.show(&self.$field));)*
+            }
+
+            fn rows(out: &mut Vec<Row>) {
+                $(out.push(Row {
+                    key: concat!($prefix, ".", stringify!($field)).to_owned(),
+                    meaning: [$($meaning.trim()),+].join(" "),
+                    shape: $form.shape(),
+                    default: $default.map(|value: Value| value.to_json()),
+                });)*
+            }
+        }
+    };
+}
+
+fn text(value: &str) -> Option<Value> {
+    Some(Value::Text(value.to_owned()))
+}
+
+fn number(value: i128) -> Option<Value> {
+    Some(Value::Integer(value))
+}
+
+fn none() -> Option<Value> {
+    None
+}
+
+fn empty() -> Option<Value> {
+    Some(Value::List(Vec::new()))
+}
+
+const fn seconds(min: u64, max: u64) -> Lasting {
+    Lasting {
+        min: Duration::from_secs(min),
+        max: Duration::from_secs(max),
+    }
+}
+
+const fn millis(min: u64, max: u64) -> Lasting {
+    Lasting {
+        min: Duration::from_millis(min),
+        max: Duration::from_secs(max),
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+section! {
+    /// `[edge]`: where the gateway listens.
+    EdgeListen "edge" {
+        /// Where clients connect: MCP, JSON-RPC, GraphQL.
+        listen: SocketAddr = Address, text("127.0.0.1:8700");
+        /// Where operators and Prometheus connect.
+        admin_listen: SocketAddr = Address, text("127.0.0.1:8701");
+        /// Where Cap'n Proto clients connect.
+        capnp_listen: SocketAddr = Address, text("127.0.0.1:8702");
+        /// Worker threads; 0 takes one a core.
+        workers: usize = Count::<usize> { min: 0, max: 1024 }, number(0);
+        /// Origins of web pages that may call, beside those of this machine.
+        allowed_origins: Vec<String> = List { item: Text(&text::ORIGIN), length_min: 0, length_max: 256 }, empty();
+    }
+}
+
+section! {
+    /// `[edge.http]`: bounds on clients' HTTP requests.
+    EdgeHttp "edge.http" {
+        /// Largest request body.
+        body_limit: u64 = Size { min: 1024, max: 1024 * MIB }, text("10MiB");
+        /// How long a request's head may take to arrive.
+        header_timeout: Duration = millis(100, 600), text("10s");
+        /// How long a request's body may take to arrive.
+        body_timeout: Duration = millis(100, 3600), text("30s");
+        /// How long a call may take in all, retries included.
+        request_timeout: Duration = millis(100, 3600), text("30s");
+        /// How long an idle connection is kept.
+        idle_timeout: Duration = seconds(1, 3600), text("60s");
+        /// Calls that may be under way at once; past it callers get a retryable 503.
+        in_flight_max: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(4096);
+    }
+}
+
+section! {
+    /// `[edge.auth]`: which tokens are trusted.
+    EdgeAuth "edge.auth" {
+        /// JWKS file (RFC 7517) with the public keys; read again when it changes. Without one, that of the state folder.
+        jwks_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// The `iss` that tokens must have.
+        issuer: String = Text(&text::WORDS), text("sweetmcp");
+        /// The `aud` that tokens must name.
+        audience: String = Text(&text::WORDS), text("sweetmcp");
+        /// How far clocks may differ.
+        leeway: Duration = seconds(0, 600), text("30s");
+    }
+}
+
+section! {
+    /// `[edge.session]`: sessions of the older protocol revisions.
+    EdgeSession "edge.session" {
+        /// Files of one key each (64 hexadecimal digits): the first seals, all open. Without any, that of the state folder.
+        key_files: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 8 }, empty();
+        /// How long a session lives.
+        ttl: Duration = seconds(1, 30 * 86_400), text("24h");
+    }
+}
+
+section! {
+    /// `[edge.rate]`: the token bucket of each principal.
+    EdgeRate "edge.rate" {
+        /// Calls a second.
+        per_second: u32 = Count::<u32> { min: 1, max: 1_000_000 }, number(200);
+        /// Calls at once.
+        burst: u32 = Count::<u32> { min: 1, max: 1_000_000 }, number(400);
+    }
+}
+
+section! {
+    /// `[edge.balance]`: attempts and instances.
+    EdgeBalance "edge.balance" {
+        /// How long a connection to an app may take.
+        connect_timeout: Duration = millis(1, 60), text("1s");
+        /// Attempts for one call, the first included.
+        attempts_max: u32 = Count::<u32> { min: 1, max: 10 }, number(3);
+        /// Retries that 100 calls earn.
+        retry_budget_percent: u8 = Count::<u8> { min: 0, max: 100 }, number(20);
+        /// Failures in a row after which an instance gets no calls for a while; 0 never.
+        eject_after_failures: u32 = Count::<u32> { min: 0, max: 1000 }, number(3);
+        /// How long it gets none at first; longer each time.
+        eject_for: Duration = millis(100, 600), text("5s");
+        /// When more than this share of the instances is out, all are used.
+        panic_threshold_percent: u8 = Count::<u8> { min: 0, max: 100 }, number(50);
+    }
+}
+
+section! {
+    /// `[edge.graphql]`: bounds on documents.
+    EdgeGraphql "edge.graphql" {
+        /// Levels of fields.
+        depth_max: usize = Count::<usize> { min: 1, max: 64 }, number(16);
+        /// Cost of an operation: one a field, five more a tool call.
+        complexity_max: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(500);
+        /// Fields with an alias.
+        aliases_max: usize = Count::<usize> { min: 0, max: 10_000 }, number(64);
+        /// Tokens of a document.
+        tokens_max: usize = Count::<usize> { min: 10, max: 1_000_000 }, number(15_000);
+        /// Whether the schema may be asked for.
+        introspection: bool = Flag, Some(Value::Flag(true));
+    }
+}
+
+section! {
+    /// `[edge.capnp]`: bounds on Cap'n Proto.
+    EdgeCapnp "edge.capnp" {
+        /// Largest message.
+        message_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("8MiB");
+        /// Structs and lists within each other.
+        nesting_limit: u16 = Count::<u16> { min: 4, max: 256 }, number(64);
+        /// Connections at once.
+        connections_max: usize = Count::<usize> { min: 1, max: 65_536 }, number(1024);
+        /// Calls under way on one connection.
+        in_flight_max: usize = Count::<usize> { min: 1, max: 65_536 }, number(64);
+    }
+}
+
+section! {
+    /// `[edge.shutdown]`: how the edge ends.
+    EdgeShutdown "edge.shutdown" {
+        /// How long it serves on after it has said that it goes.
+        grace: Duration = millis(0, 60), text("1s");
+        /// How long calls under way may take to end.
+        drain: Duration = millis(0, 3600), text("30s");
+    }
+}
+
+section! {
+    /// `[app]`: where an app listens.
+    AppListen "app" {
+        /// Where the edge connects; port 0 takes any free one.
+        listen: SocketAddr = Address, text("127.0.0.1:0");
+        /// Whether the built-in tools are served beside configured plugins.
+        builtins: bool = Flag, Some(Value::Flag(true));
+    }
+}
+
+section! {
+    /// `[app.http]`: bounds on the app's HTTP requests.
+    AppHttp "app.http" {
+        /// Largest request body.
+        body_limit: u64 = Size { min: 1024, max: 1024 * MIB }, text("10MiB");
+        /// How long a request may take.
+        request_timeout: Duration = millis(100, 3600), text("30s");
+        /// How long a request's head may take to arrive.
+        header_timeout: Duration = millis(100, 600), text("10s");
+    }
+}
+
+section! {
+    /// `[app.shutdown]`: how an app ends.
+    AppShutdown "app.shutdown" {
+        /// How long it serves on after it has said that it goes.
+        grace: Duration = millis(0, 60), text("1s");
+        /// How long calls under way may take to end.
+        drain: Duration = millis(0, 3600), text("30s");
+    }
+}
+
+section! {
+    /// `[fleet]`: how many of each, and where.
+    Fleet "fleet" {
+        /// App instances.
+        apps: u32 = Count::<u32> { min: 1, max: 200 }, number(3);
+        /// Edge instances.
+        edges: u32 = Count::<u32> { min: 1, max: 1 }, number(1);
+        /// The zone that instances say they are in.
+        zone: Option<String> = Optional(Text(&text::WORDS)), none();
+    }
+}
+
+section! {
+    /// `[telemetry]`: logs and traces.
+    Telemetry "telemetry" {
+        /// Form of log lines; `auto` is for people on a terminal and JSON elsewhere.
+        log_format: LogFormat = Choice::<LogFormat>::new(), text("auto");
+        /// Least level that is logged: LEVEL or TARGET=LEVEL, separated by commas.
+        log_filter: String = Text(&text::WORDS), text("info");
+        /// OTLP/HTTP collector of traces; without one no span is recorded.
+        otlp_endpoint: Option<String> = Optional(Text(&text::URL)), none();
+        /// Share of traces that are recorded.
+        sample_ratio: f64 = Ratio { min: 0.0, max: 1.0 }, Some(Value::Float(0.05));
+    }
+}
+
+section! {
+    /// One `[[plugin]]` as written, whatever its kind.
+    PluginKeys "plugin" {
+        /// Name, unique in the fleet.
+        name: String = Text(&text::PLUGIN_NAME), none();
+        /// `stdio` runs an MCP server as a child process, `builtin` serves tools that come with SweetMCP.
+        kind: Kind = Choice::<Kind>::new(), none();
+        /// What its tools' names begin with; the plugin's name and `_` if it is not set.
+        prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
+        /// Whether its word on what a tool does (read-only, idempotent) is believed.
+        trusted: bool = Flag, Some(Value::Flag(false));
+        /// stdio: the program.
+        command: Option<String> = Optional(Text(&text::PATH)), none();
+        /// stdio: its arguments.
+        args: Vec<String> = List { item: Text(&text::ARGUMENT), length_min: 0, length_max: 256 }, empty();
+        /// stdio: variables of its environment, which has nothing else but PATH, HOME and LANG. Never shown.
+        env: BTreeMap<String, Secret> = Variables { name: &text::VARIABLE, entries_max: 128, value_max: 16 * 1024 }, Some(Value::Table(BTreeMap::new()));
+        /// stdio: the folder it runs in; the release's if it is not set.
+        working_dir: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// stdio: how long its handshake may take.
+        start_timeout: Duration = millis(100, 600), text("30s");
+        /// How long one of its calls may take.
+        call_timeout: Duration = millis(100, 3600), text("30s");
+        /// builtin: which tools.
+        set: Option<BuiltinSet> = Optional(Choice::<BuiltinSet>::new()), none();
+        /// builtin files: the folder that is served; one in the state folder if it is not set.
+        root: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// builtin sqlite: the database; one in memory if it is not set.
+        path: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// builtin http: hosts that may be fetched from.
+        allow_hosts: Vec<String> = List { item: Text(&text::HOST), length_min: 0, length_max: 256 }, empty();
+    }
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+impl Choices for LogFormat {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Auto, "auto"),
+        (Self::Json, "json"),
+        (Self::Pretty, "pretty"),
+    ];
+}
+
+/// Kind of a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A child process that speaks MCP over standard input and output.
+    Stdio,
+    /// Tools that come with SweetMCP.
+    Builtin,
+}
+
+impl Choices for Kind {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Stdio, "stdio"), (Self::Builtin, "builtin")];
+}
+
+/// A set of built-in tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltinSet {
+    /// Time and time zones.
+    Time,
+    /// Text: statistics, differences, search.
+    Text,
+    /// JSON: query, validate, format.
+    Json,
+    /// Digests and encodings.
+    Hash,
+    /// SQL over a SQLite database.
+    Sqlite,
+    /// Files under one folder.
+    Files,
+    /// HTTP from hosts that are allowed.
+    Http,
+}
+
+impl Choices for BuiltinSet {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Time, "time"),
+        (Self::Text, "text"),
+        (Self::Json, "json"),
+        (Self::Hash, "hash"),
+        (Self::Sqlite, "sqlite"),
+        (Self::Files, "files"),
+        (Self::Http, "http"),
+    ];
+}
+
+/// All rows, in the order of the reference.
+pub(crate) fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for section in [
+        EdgeListen::rows,
+        EdgeHttp::rows,
+        EdgeAuth::rows,
+        EdgeSession::rows,
+        EdgeRate::rows,
+        EdgeBalance::rows,
+        EdgeGraphql::rows,
+        EdgeCapnp::rows,
+        EdgeShutdown::rows,
+        AppListen::rows,
+        AppHttp::rows,
+        AppShutdown::rows,
+        Fleet::rows,
+        Telemetry::rows,
+        PluginKeys::rows,
+    ] {
+        section(&mut rows);
+    }
+    rows
+}

@@ -1,0 +1,151 @@
+//! Rules for texts: how long, which characters, and what was probably meant.
+
+/// What a text must be like.
+pub(crate) struct Rule {
+    /// `name`, `url`, `path`.
+    pub(crate) kind: &'static str,
+    /// In words.
+    pub(crate) allowed: &'static str,
+    /// A text that fits.
+    pub(crate) example: &'static str,
+    /// Bytes, at least.
+    pub(crate) length_min: usize,
+    /// Bytes, at most.
+    pub(crate) length_max: usize,
+    /// For a JSON Schema.
+    pub(crate) pattern: Option<&'static str>,
+    /// Characters that may stand in it.
+    pub(crate) character: fn(char) -> bool,
+    /// The right text for a wrong one, if it can be guessed.
+    pub(crate) guess: fn(&str) -> Option<String>,
+}
+
+impl Rule {
+    /// Whether a text follows the rule.
+    pub(crate) fn accepts(&self, text: &str) -> bool {
+        (self.length_min..=self.length_max).contains(&text.len())
+            && text.chars().all(self.character)
+    }
+}
+
+fn printable(c: char) -> bool {
+    !c.is_control()
+}
+
+fn no_guess(_: &str) -> Option<String> {
+    None
+}
+
+/// Any words.
+pub(crate) static WORDS: Rule = Rule {
+    kind: "text",
+    allowed: "a text of 1 to 512 bytes without control characters",
+    example: "sweetmcp",
+    length_min: 1,
+    length_max: 512,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
+/// A path.
+pub(crate) static PATH: Rule = Rule {
+    kind: "path",
+    allowed: "a path of 1 to 4096 bytes without control characters",
+    example: "/etc/sweetmcp/jwks.json",
+    length_min: 1,
+    length_max: 4096,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
+/// An argument of a program; it may be empty.
+pub(crate) static ARGUMENT: Rule = Rule {
+    kind: "argument",
+    allowed: "a text of at most 4096 bytes without NUL",
+    example: "--verbose",
+    length_min: 0,
+    length_max: 4096,
+    pattern: None,
+    character: |c| c != '\0',
+    guess: no_guess,
+};
+
+/// The origin of a web page.
+pub(crate) static ORIGIN: Rule = Rule {
+    kind: "origin",
+    allowed: "an origin without a path, such as \"https://app.example\"",
+    example: "https://app.example",
+    length_min: 8,
+    length_max: 256,
+    pattern: Some("^https?://[^/]+$"),
+    character: |c| c.is_ascii_graphic(),
+    guess: |text| Some(text.trim_end_matches('/').to_owned()),
+};
+
+/// An address on the web.
+pub(crate) static URL: Rule = Rule {
+    kind: "url",
+    allowed: "an http or https URL, such as \"http://127.0.0.1:4318\"",
+    example: "http://127.0.0.1:4318",
+    length_min: 8,
+    length_max: 2048,
+    pattern: Some("^https?://"),
+    character: |c| c.is_ascii_graphic(),
+    guess: no_guess,
+};
+
+/// A host that may be fetched from.
+pub(crate) static HOST: Rule = Rule {
+    kind: "host",
+    allowed: "a host name or address, with a port if it is not the usual one, such as \"api.example\"",
+    example: "api.example",
+    length_min: 1,
+    length_max: 261,
+    pattern: None,
+    character: |c| c.is_ascii_alphanumeric() || "-.:[]*".contains(c),
+    guess: |text| {
+        let host = text.split("://").last().unwrap_or(text);
+        Some(host.split('/').next().unwrap_or(host).to_owned())
+    },
+};
+
+/// The name of a plugin.
+pub(crate) static PLUGIN_NAME: Rule = Rule {
+    kind: "name",
+    allowed: "1 to 32 lower-case letters, digits and hyphens",
+    example: "github",
+    length_min: 1,
+    length_max: 32,
+    pattern: Some("^[a-z0-9-]{1,32}$"),
+    character: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+    guess: |text| {
+        let kept = text.to_ascii_lowercase().replace([' ', '_', '.'], "-");
+        Some(kept)
+    },
+};
+
+/// What is put before the names of a plugin's tools.
+pub(crate) static PREFIX: Rule = Rule {
+    kind: "prefix",
+    allowed: "at most 33 letters, digits, and the characters _ - .",
+    example: "github_",
+    length_min: 0,
+    length_max: 33,
+    pattern: Some("^[A-Za-z0-9_.-]{0,33}$"),
+    character: |c| c.is_ascii_alphanumeric() || "_-.".contains(c),
+    guess: no_guess,
+};
+
+/// The name of a variable of the environment.
+pub(crate) static VARIABLE: Rule = Rule {
+    kind: "variable",
+    allowed: "1 to 128 letters, digits and underscores",
+    example: "TOKEN",
+    length_min: 1,
+    length_max: 128,
+    pattern: Some("^[A-Za-z0-9_]{1,128}$"),
+    character: |c| c.is_ascii_alphanumeric() || c == '_',
+    guess: no_guess,
+};
