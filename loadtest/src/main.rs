@@ -130,25 +130,28 @@ fn print(summary: &Summary, output: Output) -> Result<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "goose's configuration has private fields"
+)]
 fn configuration(args: &Args) -> GooseConfiguration {
     let report = args.report.as_deref().map(|path| {
         let with = |extension| path.with_extension(extension).display().to_string();
         vec![with("html"), with("json")]
     });
-    GooseConfiguration {
-        host: Some(args.host.clone()),
-        users: Some(args.users),
-        increase_time: Some("1s".to_owned()),
-        run_time: Some(format!("{}s", args.duration.as_secs().max(1))),
-        throttle_requests: args.rate,
-        report_file: report.unwrap_or_default(),
-        // goose would open ports for controllers.
-        no_telnet: true,
-        no_websocket: true,
-        // The summary is ours.
-        no_print_metrics: true,
-        no_error_summary: true,
-        quiet: 2,
-        ..GooseConfiguration::default()
-    }
+    let mut configuration = GooseConfiguration::default();
+    configuration.host = Some(args.host.clone());
+    configuration.users = Some(args.users);
+    configuration.increase_time = Some("1s".to_owned());
+    configuration.run_time = Some(format!("{}s", args.duration.as_secs().max(1)));
+    configuration.throttle_requests = args.rate;
+    configuration.report_file = report.unwrap_or_default();
+    // goose would open ports for controllers.
+    configuration.no_telnet = true;
+    configuration.no_websocket = true;
+    // The summary is ours.
+    configuration.no_print_metrics = true;
+    configuration.no_error_summary = true;
+    configuration.quiet = 2;
+    configuration
 }

@@ -26,15 +26,15 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 pub use keys::{
-    AppHttp, AppShutdown, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp,
-    EdgeRate, EdgeSession, EdgeShutdown, Fleet, LogFormat, Telemetry,
+    AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
+    EdgeSession, Fleet, LogFormat, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
 pub use reference::{explain, reference_markdown, schema_json};
 pub use secret::Secret;
 
-use keys::{AppListen, EdgeListen, Kind, PluginKeys, Section as _};
+use keys::{AppListen, AppShutdown, EdgeListen, EdgeShutdown, Kind, PluginKeys, Section as _};
 use problem::Problems;
 use reader::Reader;
 
@@ -84,7 +84,16 @@ pub struct Edge {
     /// Bounds on Cap'n Proto.
     pub capnp: EdgeCapnp,
     /// How it ends.
-    pub shutdown: EdgeShutdown,
+    pub shutdown: Shutdown,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long it serves on after it has said that it goes.
+    pub grace: std::time::Duration,
+    /// How long calls under way may take to end.
+    pub drain: std::time::Duration,
 }
 
 /// The apps' part.
@@ -97,7 +106,7 @@ pub struct App {
     /// Bounds on HTTP requests.
     pub http: AppHttp,
     /// How it ends.
-    pub shutdown: AppShutdown,
+    pub shutdown: Shutdown,
 }
 
 /// One plugin.
@@ -267,14 +276,23 @@ impl Settings {
         edge.balance.show(&mut out);
         edge.graphql.show(&mut out);
         edge.capnp.show(&mut out);
-        edge.shutdown.show(&mut out);
+        EdgeShutdown {
+            grace: edge.shutdown.grace,
+            drain: edge.shutdown.drain,
+        }
+        .show(&mut out);
         AppListen {
             listen: self.app.listen,
             builtins: self.app.builtins,
         }
         .show(&mut out);
         self.app.http.show(&mut out);
-        self.app.shutdown.show(&mut out);
+        let shutdown = &self.app.shutdown;
+        AppShutdown {
+            grace: shutdown.grace,
+            drain: shutdown.drain,
+        }
+        .show(&mut out);
         self.fleet.show(&mut out);
         self.telemetry.show(&mut out);
         for (index, plugin) in self.plugins.iter().enumerate() {
@@ -436,7 +454,8 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let balance = EdgeBalance::read(reader);
     let graphql = EdgeGraphql::read(reader);
     let capnp = EdgeCapnp::read(reader);
-    let shutdown = EdgeShutdown::read(reader);
+    let shutdown =
+        EdgeShutdown::read(reader).map(|EdgeShutdown { grace, drain }| Shutdown { grace, drain });
     let EdgeListen {
         listen,
         admin_listen,
@@ -464,7 +483,8 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
 fn app(reader: &mut Reader<'_>) -> Option<App> {
     let listen = AppListen::read(reader);
     let http = AppHttp::read(reader);
-    let shutdown = AppShutdown::read(reader);
+    let shutdown =
+        AppShutdown::read(reader).map(|AppShutdown { grace, drain }| Shutdown { grace, drain });
     let AppListen { listen, builtins } = listen?;
     Some(App {
         listen,

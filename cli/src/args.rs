@@ -1,0 +1,158 @@
+//! The command line: every verb in the order in which one meets them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::Format;
+use crate::{agent, config, down, logs, restart, status, token, up};
+
+/// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sweetops",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 verdict bad, 4 rolled back, 5 inconclusive, 6 refused,\n\
+                  7 not rolled back, 8 partial, 124 timeout. `drift`: 0 none, 2 drift, 1 anything else."
+)]
+pub(crate) struct Cli {
+    /// Folder that holds everything of one fleet [default: $XDG_STATE_HOME/sweetops or ~/.local/state/sweetops]
+    #[arg(long, global = true, value_name = "DIR", env = "SWEETOPS_STATE", hide_env_values = true)]
+    pub(crate) state: Option<PathBuf>,
+    /// Form of the result
+    #[arg(short, long, global = true, value_enum, default_value_t, hide_possible_values = false)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Up(up::UpArgs),
+    Down(down::DownArgs),
+    Status(status::StatusArgs),
+    Logs(logs::LogsArgs),
+    Token(token::TokenArgs),
+    Restart(restart::RestartArgs),
+    Config(config::ConfigArgs),
+    #[command(hide = true)]
+    Agent(agent::AgentArgs),
+}
+
+impl Verb {
+    /// The verb's word.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Down(_) => "down",
+            Self::Status(_) => "status",
+            Self::Logs(_) => "logs",
+            Self::Token(_) => "token",
+            Self::Restart(_) => "restart",
+            Self::Config(_) => "config",
+            Self::Agent(_) => "agent",
+        }
+    }
+
+    /// Whether this process is to be the agent in the background.
+    pub(crate) fn is_agent(&self) -> bool {
+        matches!(self, Self::Agent(_))
+    }
+
+    /// Whether this process looks after others, and keeps a log.
+    pub(crate) fn supervises(&self) -> bool {
+        match self {
+            Self::Agent(_) => true,
+            Self::Up(args) => args.foreground,
+            _ => false,
+        }
+    }
+}
+
+/// Runs the verb.
+pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
+    // Boxed, so that the largest verb does not size the others' stack.
+    match verb {
+        Verb::Up(args) => Box::pin(up::run(ctx, args)).await,
+        Verb::Down(args) => Box::pin(down::run(ctx, args)).await,
+        Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
+        Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
+        Verb::Token(args) => Box::pin(token::run(ctx, args)).await,
+        Verb::Restart(args) => Box::pin(restart::run(ctx, args)).await,
+        Verb::Config(args) => config::run(ctx, args),
+        Verb::Agent(args) => Box::pin(agent::run(ctx, args)).await,
+    }
+}
+
+/// The exit for wrong usage. `drift` says 2 for drift, so there it is 1.
+pub(crate) fn usage_exit(verb: &str) -> Exit {
+    if verb == "drift" { Exit::ERROR } else { Exit::USAGE }
+}
+
+/// Shows help or what is wrong with the command line, as clap words it.
+pub(crate) fn refuse(refused: &clap::Error) -> ExitCode {
+    // Nothing is left to tell if the stream is gone.
+    let _ = refused.print();
+    match refused.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::DONE.into(),
+        _ => usage_exit(&verb_of(std::env::args())).into(),
+    }
+}
+
+/// The verb on a command line that could not be parsed: the first word that is neither an option nor the
+/// value of one.
+fn verb_of(args: impl Iterator<Item = String>) -> String {
+    let mut args = args.skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--state" | "--output" | "-o" => {
+                args.next();
+            }
+            option if option.starts_with('-') => {}
+            verb => return verb.to_owned(),
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_verb_is_found_on_a_broken_command_line() {
+        let verb = |line: &str| verb_of(line.split(' ').map(str::to_owned));
+        assert_eq!(verb("sweetops --state /x -o json drift --bogus"), "drift");
+        assert_eq!(verb("sweetops --state=/x drift"), "drift");
+        assert_eq!(verb("sweetops --bogus"), "");
+        assert_eq!(usage_exit("drift").code, 1);
+        assert_eq!(usage_exit("up").code, 2);
+    }
+
+    #[test]
+    fn help_names_the_verbs() {
+        let help = Cli::command().term_width(100).render_help().to_string();
+        let verbs: Vec<&str> = help
+            .lines()
+            .skip_while(|l| *l != "Commands:")
+            .skip(1)
+            .take_while(|l| !l.is_empty())
+            .collect();
+        insta::assert_snapshot!(verbs.join("\n"), @"");
+    }
+}

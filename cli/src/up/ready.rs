@@ -1,0 +1,171 @@
+//! Waiting until the fleet answers: every instance that should run is registered and ready, and a tool can be
+//! called through the edge.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use registry::{Desired, Instance, Process, ProcessState, Role};
+use serde_json::{Value, json};
+use settings::Settings;
+
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// How often the fleet is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Lines of a failing instance's log that are shown.
+const LINES_SHOWN: usize = 8;
+/// How long one trial call may take.
+const CALL_MAX: Duration = Duration::from_secs(5);
+
+/// What is waited for.
+#[derive(Debug)]
+pub(crate) struct Goal {
+    /// What should run.
+    pub(crate) desired: Desired,
+    /// The settings of the edge that should run.
+    pub(crate) edge_settings: Settings,
+}
+
+/// A tool that answers, with arguments that it takes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tool {
+    /// Its name.
+    pub(crate) name: String,
+    /// A JSON object.
+    pub(crate) arguments: Value,
+}
+
+/// Waits; the tool that can be tried first.
+pub(crate) async fn wait(ctx: &Context, goal: &Goal, patience: Duration) -> Result<Tool> {
+    let mut waiting = String::from("the agent");
+    let looking = async {
+        loop {
+            match look(ctx, goal).await? {
+                Seen::Ready(tool) => return Ok(tool),
+                Seen::Waiting(what) => waiting = what,
+                Seen::Failed(name) => return Err(failed(ctx, &name)),
+            }
+            ctx.out.progress(&format!("waiting for {waiting}"));
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let looked = tokio::time::timeout(patience, looking).await;
+    ctx.out.clear_progress();
+    looked.unwrap_or_else(|_| {
+        Err(Failure::new(format!("not ready within {patience:?}: still waiting for {waiting}"))
+            .hint("`sweetops status` shows how far it is, `sweetops logs INSTANCE` why it may hang; the agent goes on")
+            .exit(Exit::TIMEOUT)
+            .into())
+    })
+}
+
+enum Seen {
+    Ready(Tool),
+    Waiting(String),
+    Failed(String),
+}
+
+async fn look(ctx: &Context, goal: &Goal) -> Result<Seen> {
+    let registry = ctx.registry().await?;
+    let instances = registry.instances().await.context("cannot read the instances")?;
+    let processes = registry.processes().await.context("cannot read the processes")?;
+    let verdict = judge(&goal.desired, &instances, &processes);
+    if !matches!(verdict, Seen::Ready(_)) {
+        return Ok(verdict);
+    }
+    Ok(match first_call(ctx, &goal.edge_settings).await {
+        Ok(tool) => Seen::Ready(tool),
+        Err(error) => Seen::Waiting(format!("a first tool call ({error:#})")),
+    })
+}
+
+/// Whether all that should run is ready. A ready fleet is shown with no tool yet.
+fn judge(desired: &Desired, instances: &[Instance], processes: &[Process]) -> Seen {
+    for pool in &desired.pools {
+        let of_pool = |role: Role, release: &str| role == pool.role && release == pool.release;
+        if let Some(failed) =
+            processes.iter().find(|p| of_pool(p.role, &p.release) && p.state == ProcessState::Failed)
+        {
+            return Seen::Failed(failed.name.clone());
+        }
+        let ready = instances.iter().filter(|i| of_pool(i.role, &i.release) && i.is_ready()).count();
+        let wanted = pool.replicas as usize;
+        if ready < wanted {
+            return Seen::Waiting(format!("{} ({ready} of {wanted} ready)", pool.role));
+        }
+    }
+    Seen::Ready(Tool { name: String::new(), arguments: json!({}) })
+}
+
+fn failed(ctx: &Context, name: &str) -> anyhow::Error {
+    let lines = crate::logs::tail(&ctx.state.log(name), LINES_SHOWN).map(|(lines, _)| lines).unwrap_or_default();
+    Failure::new(format!("{name} does not start\n{}", lines.join("\n")))
+        .hint(format!("mend what the log names, then `sweetops up` again; `sweetops logs {name}` shows more"))
+        .into()
+}
+
+/// Lists the tools through the edge and calls one.
+async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
+    let url = ctx.endpoints()?.jsonrpc.context("the edge has no address yet")?;
+    let token = ctx.own_token(settings, "mcp")?;
+    let http = reqwest::Client::builder().timeout(CALL_MAX).no_proxy().build()?;
+    let ask = async |method: &str, params: Value| -> Result<Value> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = http.post(&url).bearer_auth(&token.token).json(&body).send().await?;
+        let mut answer: Value = answer.json().await?;
+        if let Some(message) = answer["error"]["message"].as_str() {
+            anyhow::bail!("{message}");
+        }
+        Ok(answer["result"].take())
+    };
+    let list = ask("tools/list", json!({})).await?;
+    let tool = choose(list["tools"].as_array().map_or(&[], Vec::as_slice)).context("no tool is listed")?;
+    if tool.name == "time_now" {
+        ask("tools/call", json!({"name": tool.name, "arguments": tool.arguments})).await?;
+    }
+    Ok(tool)
+}
+
+/// The tool to try first: one that needs no arguments and changes nothing, if there is one.
+fn choose(tools: &[Value]) -> Option<Tool> {
+    let harmless = |tool: &&Value| {
+        tool["annotations"]["readOnlyHint"] == true
+            && tool["inputSchema"]["required"].as_array().is_none_or(Vec::is_empty)
+    };
+    let named = tools.iter().find(|tool| tool["name"] == "time_now");
+    let tool = named.or_else(|| tools.iter().find(harmless)).or_else(|| tools.first())?;
+    Some(Tool { name: tool["name"].as_str()?.to_owned(), arguments: json!({}) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use registry::Pool;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let desired = Desired { pools: vec![Pool { role: Role::App, release: "r".into(), replicas: 2 }] };
+        let ready = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
+        let other = Instance::new(Role::App, "app-2", "another", "127.0.0.1:2");
+        match judge(&desired, &[ready.clone(), other], &[]) {
+            Seen::Waiting(what) => assert_eq!(what, "app (1 of 2 ready)"),
+            _ => panic!("two should run"),
+        }
+        let second = Instance::new(Role::App, "app-2", "r", "127.0.0.1:2");
+        assert!(matches!(judge(&desired, &[ready, second], &[]), Seen::Ready(_)));
+    }
+
+    #[test]
+    fn a_harmless_tool_is_tried_first() {
+        let tools = [
+            json!({"name": "files_write", "inputSchema": {}}),
+            json!({"name": "files_list", "inputSchema": {}, "annotations": {"readOnlyHint": true}}),
+            json!({"name": "time_now", "inputSchema": {}}),
+        ];
+        assert_eq!(choose(&tools).unwrap().name, "time_now");
+        assert_eq!(choose(&tools[..2]).unwrap().name, "files_list");
+        assert_eq!(choose(&[]), None);
+    }
+}
