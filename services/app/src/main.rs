@@ -1,2 +1,259 @@
-//! .
-fn main() {}
+//! `sweetmcp-app`: the process that holds the MCP servers.
+//!
+//! Start-up in order: settings, log, store, plugins, socket, then the registration that brings traffic. The
+//! end is the same backwards: the registration goes first, so that edges stop sending before anything stops
+//! answering.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use app::life::Life;
+use app::metrics::AppMetrics;
+use app::plugin::builtin::Set;
+use app::plugin::catalogue::List;
+use app::plugin::mounts::{Kind, Mounts, Spec};
+use app::plugin::stdio::{StdioSpec, process::Program};
+use app::plugin::{Plugin, State};
+use app::server::listen::Listening;
+use app::server::{Limits, Server};
+use aws_lc_rs::digest::{SHA256, digest};
+use clap::Parser;
+use registry::{Instance, Load, PluginPhase, PluginState, Registration, Role};
+use settings::{BuiltinSet, PluginKind, Settings};
+use store::Store;
+use telemetry::{Metrics, TelemetryOptions, Watchdog};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A runtime that runs no task for this long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// How often the load is told.
+const LOAD_EVERY: Duration = Duration::from_secs(3);
+/// Longest wait for plugins before the rest is served without those that still start.
+const PLUGINS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// MCP server of a SweetMCP fleet.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file of the fleet
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// State folder of the fleet
+    #[arg(long)]
+    state: PathBuf,
+    /// Name of this instance, unique in the fleet
+    #[arg(long, default_value = "app-1")]
+    name: String,
+    /// Release that this instance belongs to
+    #[arg(long, default_value = "unreleased")]
+    release: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let loaded = Settings::load(args.config.as_deref(), std::env::vars())
+        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let config_digest = loaded.settings.app_digest();
+    let settings = loaded.settings.with_state_folder(&args.state);
+    let guard = telemetry::start(&TelemetryOptions {
+        service: "sweetmcp-app",
+        instance: args.name.clone(),
+        release: args.release.clone(),
+        log_format: match settings.telemetry.log_format {
+            settings::LogFormat::Auto => telemetry::LogFormat::Auto,
+            settings::LogFormat::Json => telemetry::LogFormat::Json,
+            settings::LogFormat::Pretty => telemetry::LogFormat::Pretty,
+        },
+        log_filter: settings.telemetry.log_filter.clone(),
+        otlp_endpoint: settings.telemetry.otlp_endpoint.clone(),
+        sample_ratio: settings.telemetry.sample_ratio,
+    })
+    .context("cannot start telemetry")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(&args, &settings, config_digest));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    guard.shutdown();
+    ended
+}
+
+/// From start to drain.
+async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let life = Life::default();
+    let all = Metrics::new("sweetmcp-app", env!("CARGO_PKG_VERSION"), &args.release)?;
+    let watchdog = Watchdog::start(STUCK_AFTER, &all).context("watchdog")?;
+    watchdog.watch(&tokio::runtime::Handle::current(), "main");
+    let store = Store::open_sqlite(&args.state.join("store.db"))
+        .await
+        .context("cannot open the store")?;
+
+    let mounts = Mounts::start(specs(settings, &args.state)).context("cannot start the plugins")?;
+    let metrics = AppMetrics::new(all).context("cannot register metrics")?;
+    let server = Server::new(
+        Arc::clone(&mounts),
+        metrics,
+        life.clone(),
+        watchdog,
+        limits(settings),
+        &args.release,
+    );
+    let listener = TcpListener::bind(settings.app.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (app.listen)", settings.app.listen))?;
+    let address = listener.local_addr()?.to_string();
+    let listening = Listening::start(listener, server.clone());
+    tracing::info!(address, "listening");
+
+    let mut instance = Instance::new(Role::App, args.name.clone(), args.release.clone(), address);
+    instance.config_digest = config_digest;
+    instance.binary_digest = binary_digest()?;
+    instance.zone.clone_from(&settings.fleet.zone);
+    let registration = tokio::select! {
+        registration = register(&life, &mounts, &server, store, instance) => Some(registration?),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    if let Some(registration) = registration {
+        tokio::select! {
+            () = tell(&registration, &mounts, &server) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        life.drain();
+        registration.stop().await;
+        // Edges see within moments that this instance has gone; until then it serves on.
+        tokio::time::sleep(settings.app.shutdown.grace).await;
+    }
+    life.drain();
+    tracing::info!(in_flight = server.in_flight(), "draining");
+    let cut = listening.drain(settings.app.shutdown.drain).await;
+    if cut > 0 {
+        tracing::warn!(connections = cut, "cut off after the drain time");
+    }
+    mounts.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for the plugins, then takes this instance's place in the fleet.
+async fn register(
+    life: &Life,
+    mounts: &Arc<Mounts>,
+    server: &Server,
+    store: Store,
+    mut instance: Instance,
+) -> anyhow::Result<Registration> {
+    let starting = mounts.starting();
+    life.waiting_for(starting.iter().map(|name| format!("plugin {name}")).collect());
+    for name in mounts.settled(PLUGINS_PATIENCE).await {
+        tracing::warn!(plugin = &*name, "not up yet; the rest is served without it");
+    }
+    describe(&mut instance, mounts, server);
+    life.waiting_for(vec!["registration".to_owned()]);
+    let registration = Registration::start(store, instance)?;
+    registration.registered().await;
+    life.ready();
+    tracing::info!(tools = mounts.catalogue().len(List::Tools), "ready");
+    Ok(registration)
+}
+
+/// Keeps what the fleet knows of this instance current: its plugins at once, its load now and then.
+async fn tell(registration: &Registration, mounts: &Arc<Mounts>, server: &Server) {
+    let mut changes = mounts.changes();
+    let mut ticks = tokio::time::interval(LOAD_EVERY);
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = ticks.tick() => {}
+        }
+        registration.update(|instance| describe(instance, mounts, server));
+    }
+}
+
+fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
+    let catalogue = mounts.catalogue();
+    instance.catalogue_digest = Some(catalogue.digest().to_owned());
+    let described = mounts.mounted().iter().enumerate().map(|(index, one)| PluginState {
+        name: one.name.to_string(),
+        kind: match &one.plugin {
+            Plugin::Builtin(_) => "builtin".to_owned(),
+            Plugin::Stdio(_) => "stdio".to_owned(),
+        },
+        state: match one.plugin.state() {
+            State::Starting => PluginPhase::Starting,
+            State::Ready => PluginPhase::Ready,
+            State::Restarting { .. } => PluginPhase::Failed,
+            State::Stopped => PluginPhase::Stopped,
+        },
+        tools: catalogue.tools_of(index).map(str::to_owned).collect(),
+    });
+    instance.plugins = described.collect();
+    instance.load = Some(Load {
+        in_flight: server.in_flight(),
+        connections: server.connections(),
+        ..instance.load.unwrap_or_default()
+    });
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let http = &settings.app.http;
+    Limits {
+        body_bytes: usize::try_from(http.body_limit).unwrap_or(usize::MAX),
+        request: http.request_timeout,
+        header: http.header_timeout,
+        ..Limits::default()
+    }
+}
+
+/// The plugins of the settings, in their order.
+fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
+    settings
+        .plugins
+        .iter()
+        .map(|plugin| Spec {
+            name: plugin.name.clone(),
+            prefix: plugin.prefix.clone(),
+            kind: kind(plugin, state),
+        })
+        .collect()
+}
+
+fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
+    match &plugin.kind {
+        PluginKind::Stdio { command, args, env, working_dir, start_timeout } => {
+            let env: BTreeMap<String, String> =
+                env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+            Kind::Stdio(StdioSpec {
+                program: Program {
+                    command: command.clone(),
+                    args: args.clone(),
+                    env,
+                    working_dir: working_dir.clone(),
+                },
+                instances: 1,
+                start_timeout: *start_timeout,
+                call_timeout: plugin.call_timeout,
+            })
+        }
+        PluginKind::Builtin { set, root, path, allow_hosts } => Kind::Builtin(match set {
+            BuiltinSet::Time => Set::Time,
+            BuiltinSet::Text => Set::Text,
+            BuiltinSet::Json => Set::Json,
+            BuiltinSet::Hash => Set::Hash,
+            BuiltinSet::Sqlite => Set::Sqlite { path: path.clone() },
+            BuiltinSet::Files => Set::Files { root: root.clone().unwrap_or_else(|| state.join("files")) },
+            BuiltinSet::Http => Set::Http { allow_hosts: allow_hosts.clone() },
+        }),
+    }
+}
+
+/// SHA-256 of the running binary, in hexadecimal: what a release says must run.
+fn binary_digest() -> anyhow::Result<String> {
+    let binary = std::fs::read("/proc/self/exe").context("cannot read this binary")?;
+    Ok(digest(&SHA256, &binary).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}

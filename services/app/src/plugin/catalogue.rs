@@ -1,0 +1,432 @@
+//! Everything that is offered, merged: one immutable snapshot that every request reads without a lock.
+//!
+//! Names get their plugin's prefix, collisions are refused (the plugin that is configured first keeps the name), and every
+//! list is in the order of names, so that two apps with the same plugins answer the same bytes. A cursor is the name after
+//! which the next page begins: it holds on any app and after any change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use mcp::{Cause, Failure, call::META_SERVER_INFO, members::Members};
+use serde::Serialize;
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+
+use super::{Freshness, Item, Listing, Scope, State, builtin::hex};
+
+/// How many things one page has.
+pub const PAGE_MAX: usize = 250;
+/// The longest name that is served, prefix included: what every known client takes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The member of a list's `_meta` that names what is missing from it.
+pub const META_MISSING: &str = "dev.sweetmcp/missing";
+
+/// What one plugin brings to the catalogue.
+#[derive(Debug, Clone)]
+pub struct Contribution {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// Before every name of its tools and prompts.
+    pub prefix: String,
+    /// What it offers.
+    pub listing: Arc<Listing>,
+    /// Whether it can be asked.
+    pub state: State,
+}
+
+/// A list of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum List {
+    /// `tools/list`
+    Tools,
+    /// `prompts/list`
+    Prompts,
+    /// `resources/list`
+    Resources,
+    /// `resources/templates/list`
+    Templates,
+}
+
+impl List {
+    const ALL: [Self; 4] = [Self::Tools, Self::Prompts, Self::Resources, Self::Templates];
+
+    fn member(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Prompts => "prompts",
+            Self::Resources => "resources",
+            Self::Templates => "resourceTemplates",
+        }
+    }
+
+    fn of(self, listing: &Listing) -> &[Item] {
+        match self {
+            Self::Tools => &listing.tools,
+            Self::Prompts => &listing.prompts,
+            Self::Resources => &listing.resources,
+            Self::Templates => &listing.templates,
+        }
+    }
+
+    /// Whether its keys are names, which get a prefix, or URIs, which do not.
+    fn has_names(self) -> bool {
+        matches!(self, Self::Tools | Self::Prompts)
+    }
+}
+
+/// One thing that is offered.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Index of the plugin, in configured order.
+    pub plugin: usize,
+    /// The plugin's own name for it.
+    pub key: String,
+    /// The definition under its public name.
+    raw: Box<RawValue>,
+}
+
+/// Something that is not offered, or may be out of date, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The plugin's state.
+    pub state: &'static str,
+    /// What is missing and why.
+    pub reason: String,
+}
+
+/// The merged snapshot.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    lists: BTreeMap<List, BTreeMap<String, Entry>>,
+    /// The first page of each list, ready to be sent.
+    first_pages: BTreeMap<List, Arc<RawValue>>,
+    missing: Vec<Missing>,
+    freshness: Freshness,
+    digest: String,
+}
+
+impl Catalogue {
+    /// Merges what the plugins bring, in their configured order.
+    pub fn merge(contributions: &[Contribution]) -> Self {
+        let mut catalogue = Self {
+            freshness: freshness(contributions),
+            missing: contributions.iter().filter_map(missing).collect(),
+            ..Self::default()
+        };
+        for list in List::ALL {
+            let entries = catalogue.entries(list, contributions);
+            catalogue.lists.insert(list, entries);
+        }
+        catalogue.digest = catalogue.fingerprint();
+        for list in List::ALL {
+            if let Ok(page) = catalogue.write_page(list, None) {
+                catalogue.first_pages.insert(list, page);
+            }
+        }
+        catalogue
+    }
+
+    fn entries(&mut self, list: List, contributions: &[Contribution]) -> BTreeMap<String, Entry> {
+        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+        for (plugin, from) in contributions.iter().enumerate() {
+            for item in list.of(&from.listing) {
+                match public(item, list, &from.prefix) {
+                    Ok((name, raw)) if !entries.contains_key(&name) => {
+                        let key = item.key.clone();
+                        entries.insert(name, Entry { plugin, key, raw });
+                    }
+                    refused => self.missing.push(Missing {
+                        plugin: from.plugin.to_string(),
+                        state: from.state.as_str(),
+                        reason: match refused {
+                            Ok((name, _)) => format!("{name:?} is taken by a plugin configured before"),
+                            Err(reason) => reason,
+                        },
+                    }),
+                }
+            }
+        }
+        entries
+    }
+
+    /// Returns what stands under a public name.
+    pub fn find(&self, list: List, name: &str) -> Option<&Entry> {
+        self.lists.get(&list)?.get(name)
+    }
+
+    /// Returns the plugin that serves a URI: the one that lists it, or the one with the most exact template for it.
+    pub fn owner(&self, uri: &str) -> Option<usize> {
+        let listed = self.find(List::Resources, uri).map(|entry| entry.plugin);
+        listed.or_else(|| {
+            let templates = self.lists.get(&List::Templates)?;
+            let fixed = |template: &str| template.find('{').unwrap_or(template.len());
+            templates
+                .iter()
+                .filter(|(template, _)| uri.starts_with(&template[..fixed(template)]))
+                .max_by_key(|(template, _)| fixed(template))
+                .map(|(_, entry)| entry.plugin)
+        })
+    }
+
+    /// Returns how many things a list has.
+    pub fn len(&self, list: List) -> usize {
+        self.lists.get(&list).map_or(0, BTreeMap::len)
+    }
+
+    /// Returns the public names of a plugin's tools.
+    pub fn tools_of(&self, plugin: usize) -> impl Iterator<Item = &str> {
+        let tools = self.lists.get(&List::Tools);
+        tools
+            .into_iter()
+            .flatten()
+            .filter(move |(_, entry)| entry.plugin == plugin)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// Returns what is missing, and why.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// Returns how long the lists hold.
+    pub fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
+    /// Returns the SHA-256 of all definitions, in hexadecimal: equal digests mean equal lists.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Returns a page of a list as a `result`, after `cursor`.
+    ///
+    /// # Errors
+    /// [`Cause::InvalidParams`] for a cursor that was not ours.
+    pub fn page(&self, list: List, cursor: Option<&str>) -> Result<Arc<RawValue>, Failure> {
+        match (cursor, self.first_pages.get(&list)) {
+            (None, Some(page)) => Ok(Arc::clone(page)),
+            (None, None) => self.write_page(list, None),
+            (Some(cursor), _) => self.write_page(list, Some(&read_cursor(cursor)?)),
+        }
+    }
+
+    fn write_page(&self, list: List, after: Option<&str>) -> Result<Arc<RawValue>, Failure> {
+        let from = match after {
+            None => std::ops::Bound::Unbounded,
+            Some(name) => std::ops::Bound::Excluded(name),
+        };
+        let nothing = BTreeMap::new();
+        let entries = self.lists.get(&list).unwrap_or(&nothing);
+        let mut rest = entries.range::<str, _>((from, std::ops::Bound::Unbounded));
+        let page: Vec<(&String, &RawValue)> = rest.by_ref().take(PAGE_MAX).map(|(name, entry)| (name, &*entry.raw)).collect();
+        let next = page.last().filter(|_| rest.next().is_some()).map(|(name, _)| write_cursor(name));
+        let items: Vec<&RawValue> = page.iter().map(|(_, raw)| *raw).collect();
+        let mut meta = json!({META_SERVER_INFO: crate::server_info()});
+        if !self.missing.is_empty() {
+            meta[META_MISSING] = json!(self.missing);
+        }
+        let internal = |_| Failure::new(Cause::Internal);
+        let mut result = Members::default();
+        let mut set = |name, value: serde_json::Result<Box<RawValue>>| value.map(|value| result.set(name, value)).map_err(internal);
+        set("resultType", to_raw_value("complete"))?;
+        set(list.member(), to_raw_value(&items))?;
+        if let Some(next) = next {
+            set("nextCursor", to_raw_value(&next))?;
+        }
+        set("ttlMs", to_raw_value(&self.freshness.ttl_ms))?;
+        set("cacheScope", to_raw_value(self.freshness.scope.as_str()))?;
+        set("_meta", to_raw_value(&meta))?;
+        Ok(result.to_raw().into())
+    }
+
+    fn fingerprint(&self) -> String {
+        let mut hash = Context::new(&SHA256);
+        for (list, entries) in &self.lists {
+            hash.update(list.member().as_bytes());
+            for entry in entries.values() {
+                hash.update(entry.raw.get().as_bytes());
+                hash.update(&[0]);
+            }
+        }
+        hex(hash.finish().as_ref())
+    }
+}
+
+/// Returns the public name and definition, or why there is none.
+fn public(item: &Item, list: List, prefix: &str) -> Result<(String, Box<RawValue>), String> {
+    if !list.has_names() {
+        return Ok((item.key.clone(), item.raw.clone()));
+    }
+    let name = format!("{prefix}{}", item.key);
+    let fits = name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
+    if item.key.is_empty() || !fits {
+        let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+        return Err(format!(
+            "{shown:?} is no name that clients take: 1 to {NAME_BYTES_MAX} letters, digits, `_`, `-`, `.` or `/`, prefix included"
+        ));
+    }
+    let unreadable = |_| format!("the definition of {name:?} cannot be read");
+    let mut definition = Members::parse(&item.raw).map_err(unreadable)?;
+    definition.set("name", to_raw_value(&name).map_err(unreadable)?);
+    let raw = definition.to_raw();
+    Ok((name, raw))
+}
+
+fn missing(from: &Contribution) -> Option<Missing> {
+    let reason = match &from.state {
+        State::Ready => return None,
+        State::Starting => "it has not come up yet; its tools are missing".to_owned(),
+        State::Restarting { .. } if from.listing.tools.is_empty() => "it is down; its tools are missing".to_owned(),
+        State::Restarting { .. } | State::Stopped => "it is down; its tools are listed as last known".to_owned(),
+    };
+    Some(Missing {
+        plugin: from.plugin.to_string(),
+        state: from.state.as_str(),
+        reason,
+    })
+}
+
+/// A merged list is as fresh as its stalest part; what is incomplete is stale at once.
+fn freshness(contributions: &[Contribution]) -> Freshness {
+    let whole = Freshness {
+        ttl_ms: u64::MAX,
+        scope: Scope::Public,
+    };
+    let merged = contributions.iter().fold(whole, |so_far, from| Freshness {
+        ttl_ms: match from.state {
+            State::Ready => so_far.ttl_ms.min(from.listing.freshness.ttl_ms),
+            _ => 0,
+        },
+        scope: so_far.scope.max(from.listing.freshness.scope),
+    });
+    if merged == whole { Freshness::default() } else { merged }
+}
+
+fn write_cursor(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(name)
+}
+
+fn read_cursor(cursor: &str) -> Result<String, Failure> {
+    URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| Failure::say(Cause::InvalidParams, "params.cursor is none of this server's"))
+}
+
+/// Returns the capabilities that the catalogue has something for.
+pub fn capabilities(catalogue: &Catalogue) -> Value {
+    let mut capabilities = json!({"tools": {}});
+    if catalogue.len(List::Prompts) > 0 {
+        capabilities["prompts"] = json!({});
+    }
+    if catalogue.len(List::Resources) + catalogue.len(List::Templates) > 0 {
+        capabilities["resources"] = json!({});
+    }
+    capabilities
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(key: &str) -> Item {
+        Item {
+            key: key.to_owned(),
+            raw: to_raw_value(&json!({"name": key, "inputSchema": {}, "vendor": 1.0})).unwrap(),
+        }
+    }
+
+    fn from(plugin: &str, prefix: &str, tools: &[&str], state: State) -> Contribution {
+        Contribution {
+            plugin: plugin.into(),
+            prefix: prefix.into(),
+            listing: Arc::new(Listing {
+                tools: tools.iter().map(|name| item(name)).collect(),
+                freshness: Freshness {
+                    ttl_ms: 500,
+                    scope: Scope::Public,
+                },
+                ..Listing::default()
+            }),
+            state,
+        }
+    }
+
+    fn names(page: &RawValue) -> (Vec<String>, Option<String>) {
+        let page: Value = serde_json::from_str(page.get()).unwrap();
+        let tools = page["tools"].as_array().unwrap();
+        let names = tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect();
+        (names, page["nextCursor"].as_str().map(str::to_owned))
+    }
+
+    #[test]
+    fn names_are_prefixed_ordered_and_unique() {
+        let both = [
+            from("b", "b_", &["y", "x"], State::Ready),
+            from("a", "a_", &["z"], State::Ready),
+            from("c", "b_", &["x", "bad name"], State::Ready),
+        ];
+        let catalogue = Catalogue::merge(&both);
+        assert_eq!(names(&catalogue.page(List::Tools, None).unwrap()).0, ["a_z", "b_x", "b_y"]);
+        let entry = catalogue.find(List::Tools, "b_x").unwrap();
+        assert_eq!((entry.plugin, entry.key.as_str()), (0, "x"));
+        let reasons: Vec<_> = catalogue.missing().iter().map(|missing| missing.reason.as_str()).collect();
+        assert_eq!(reasons[0], r#""b_x" is taken by a plugin configured before"#);
+        assert!(reasons[1].starts_with(r#""b_bad name" is no name"#), "{reasons:?}");
+        let turned = [both[1].clone(), both[0].clone(), both[2].clone()];
+        assert_eq!(Catalogue::merge(&turned).digest(), catalogue.digest());
+    }
+
+    #[test]
+    fn a_dead_plugin_costs_freshness_and_is_named() {
+        let down = State::Restarting { reason: "secret path".into() };
+        let catalogue = Catalogue::merge(&[from("a", "a_", &["x"], State::Ready), from("b", "b_", &["y"], down)]);
+        let page = catalogue.page(List::Tools, None).unwrap();
+        assert_eq!(names(&page).0, ["a_x", "b_y"]);
+        let page: Value = serde_json::from_str(page.get()).unwrap();
+        assert_eq!(page["ttlMs"], 0);
+        assert_eq!(page["_meta"][META_MISSING][0]["plugin"], "b");
+        assert!(!page.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn pages_follow_each_other_and_foreign_cursors_are_refused() {
+        let many: Vec<String> = (0..PAGE_MAX * 2 + 7).map(|n| format!("t{n:04}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let catalogue = Catalogue::merge(&[from("a", "", &many, State::Ready)]);
+        let (mut seen, mut cursor) = (Vec::new(), None);
+        loop {
+            let (names, next) = names(&catalogue.page(List::Tools, cursor.as_deref()).unwrap());
+            seen.extend(names);
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, many);
+        assert_eq!(catalogue.page(List::Tools, Some("!")).unwrap_err().cause, Cause::InvalidParams);
+    }
+
+    #[test]
+    fn a_uri_goes_to_its_lister_or_its_closest_template() {
+        let raw = to_raw_value(&json!({})).unwrap();
+        let with = |resources: &[&str], templates: &[&str]| Contribution {
+            listing: Arc::new(Listing {
+                resources: resources.iter().map(|key| Item { key: (*key).into(), raw: raw.clone() }).collect(),
+                templates: templates.iter().map(|key| Item { key: (*key).into(), raw: raw.clone() }).collect(),
+                ..Listing::default()
+            }),
+            ..from("p", "", &[], State::Ready)
+        };
+        let catalogue = Catalogue::merge(&[with(&["x://a"], &["x://{id}"]), with(&[], &["x://deep/{id}"])]);
+        for (uri, owner) in [("x://a", Some(0)), ("x://b", Some(0)), ("x://deep/1", Some(1)), ("y://a", None)] {
+            assert_eq!(catalogue.owner(uri), owner, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One child, kept alive: start, agree, list, serve, and begin again with backoff when it ends.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use mcp::Era;
+use serde_json::{json, value::to_raw_value};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    StdioSpec,
+    backoff::Backoff,
+    connection::{Abandon, Connection},
+    handshake::{self, Agreement, HandshakeError},
+    process::{Process, Spawner, Streams},
+    stderr,
+};
+use crate::plugin::{Listing, State};
+
+/// How often a silent child is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long changes of lists are gathered before they are fetched.
+const CHANGES_SETTLE: Duration = Duration::from_millis(100);
+
+/// A child in service.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// How to reach it.
+    pub(super) connection: Connection,
+    /// What was agreed with it.
+    pub(super) agreement: Agreement,
+}
+
+/// What one worker shows to the rest of the plugin.
+#[derive(Debug)]
+pub(super) struct Worker {
+    name: Arc<str>,
+    spec: Arc<StdioSpec>,
+    spawner: Spawner,
+    link: ArcSwapOption<Link>,
+    listing: ArcSwap<Listing>,
+    state: Mutex<State>,
+    /// Told whenever state or listing changes.
+    changed: Arc<Notify>,
+    pub(super) restarts: AtomicU64,
+}
+
+/// Why a run of a child ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("it cannot be started")]
+    Spawn(#[from] std::io::Error),
+    #[error("it did not come up")]
+    Handshake(#[from] HandshakeError),
+    #[error("it ended ({0})")]
+    Exited(String),
+    #[error("it closed its output")]
+    Closed,
+    #[error("it did not answer a ping")]
+    Silent,
+    #[error("it was told to stop")]
+    Stopped,
+}
+
+impl Worker {
+    pub(super) fn new(name: Arc<str>, spec: Arc<StdioSpec>, spawner: Spawner, changed: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            spec,
+            spawner,
+            link: ArcSwapOption::empty(),
+            listing: ArcSwap::default(),
+            state: Mutex::new(State::Starting),
+            changed,
+            restarts: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns the child if it is in service.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.load_full()
+    }
+
+    /// Returns what the child offers, or offered when it was last in service.
+    pub(super) fn listing(&self) -> Arc<Listing> {
+        self.listing.load_full()
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_state(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_one();
+    }
+
+    /// Keeps the child alive until `stop`; returns when nothing of it is left.
+    pub(super) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut era = None;
+        loop {
+            let began = Instant::now();
+            let ended = self.run(&mut era, &stop).await;
+            self.link.store(None);
+            if stop.is_cancelled() {
+                self.set_state(State::Stopped);
+                return;
+            }
+            let delay = backoff.next(began.elapsed(), rand::random());
+            let reason = telemetry::error_chain(&ended);
+            tracing::warn!(plugin = %self.name, reason, delay_ms = delay.as_millis(), "the plugin's process will be started again");
+            self.set_state(State::Restarting { reason });
+            self.restarts.fetch_add(1, Ordering::Relaxed);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn run(&self, era: &mut Option<Era>, stop: &CancellationToken) -> Ended {
+        let mut process = match self.spawner.spawn(&self.spec.program).await {
+            Ok(process) => process,
+            Err(error) => return error.into(),
+        };
+        tracing::info!(plugin = %self.name, pid = process.id(), "the plugin's process was started");
+        let Some(Streams { stdin, stdout, stderr }) = process.streams() else {
+            return Ended::Closed;
+        };
+        let changes = Arc::new(Notify::new());
+        let connection = Connection::start(Arc::clone(&self.name), stdin, stdout, Arc::clone(&changes));
+        tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
+        let ended = tokio::select! {
+            ended = self.serve(&connection, era, &changes) => ended,
+            status = process.wait() => match status {
+                Ok(status) => Ended::Exited(status.to_string()),
+                Err(error) => error.into(),
+            },
+            () = stop.cancelled() => Ended::Stopped,
+        };
+        self.link.store(None);
+        connection.close();
+        self.end(process, &ended).await;
+        ended
+    }
+
+    async fn end(&self, process: Process, ended: &Ended) {
+        match ended {
+            // Nothing is left of it; the drop is what reaps a group that could not be seen.
+            Ended::Exited(_) => drop(process),
+            _ => process.stop().await,
+        }
+    }
+
+    /// Brings the child into service and stays until it cannot serve any more.
+    async fn serve(&self, connection: &Connection, era: &mut Option<Era>, changes: &Notify) -> Ended {
+        let known = era.take();
+        let deadline = Instant::now() + self.spec.start_timeout;
+        let agreement = match handshake::agree(connection, known, deadline).await {
+            Ok(agreement) => agreement,
+            Err(error) => {
+                // A child that dies of the modern question is met with the legacy one the next time, and the other way round.
+                *era = if known.is_none() { Some(Era::Legacy) } else { None };
+                return error.into();
+            }
+        };
+        *era = Some(agreement.era());
+        if let Err(error) = self.list(connection, &agreement, deadline).await {
+            return error.into();
+        }
+        tracing::info!(plugin = %self.name, revision = %agreement.revision, tools = self.listing().tools.len(), "the plugin is in service");
+        self.link.store(Some(Arc::new(Link {
+            connection: connection.clone(),
+            agreement: agreement.clone(),
+        })));
+        self.set_state(State::Ready);
+        self.attend(connection, &agreement, changes).await
+    }
+
+    async fn attend(&self, connection: &Connection, agreement: &Agreement, changes: &Notify) -> Ended {
+        let mut heard = connection.heard();
+        loop {
+            tokio::select! {
+                () = connection.closed() => return Ended::Closed,
+                () = changes.notified() => {
+                    tokio::time::sleep(CHANGES_SETTLE).await;
+                    let deadline = Instant::now() + self.spec.start_timeout;
+                    // The last known lists stay in force when the new ones cannot be had.
+                    match self.list(connection, agreement, deadline).await {
+                        Ok(()) => self.changed.notify_one(),
+                        Err(error) => tracing::warn!(plugin = %self.name, error = telemetry::error_chain(&error), "the plugin's lists could not be fetched again"),
+                    }
+                }
+                () = tokio::time::sleep(PING_EVERY) => {
+                    if heard == connection.heard() && !ping(connection, agreement).await {
+                        return Ended::Silent;
+                    }
+                    heard = connection.heard();
+                }
+            }
+        }
+    }
+
+    async fn list(&self, connection: &Connection, agreement: &Agreement, deadline: Instant) -> Result<(), HandshakeError> {
+        let listing = handshake::list_all(connection, agreement, deadline).await?;
+        self.listing.store(Arc::new(listing));
+        Ok(())
+    }
+}
+
+/// Asks whether the child is there; any answer will do.
+async fn ping(connection: &Connection, agreement: &Agreement) -> bool {
+    let (method, params) = match agreement.era() {
+        Era::Legacy => ("ping", json!({})),
+        Era::Modern => ("server/discover", json!({"_meta": handshake::own_meta()})),
+    };
+    let Ok(params) = to_raw_value(&params) else { return true };
+    let deadline = Instant::now() + PING_TIMEOUT;
+    connection.request(method, &params, deadline, Abandon::Ignore).await.is_ok()
+}

@@ -1,0 +1,28 @@
+//! Layer: no more requests at once than there is room for.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use mcp::{Cause, Failure};
+
+use super::{Server, Story};
+
+/// When a refused client may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Takes a place for the request, or refuses it with 503.
+pub(crate) async fn admit(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, request: Request, next: Next) -> Response {
+    let Ok(_place) = server.places.try_acquire() else {
+        let mut response = story.fail(&Failure::new(Cause::Overloaded).retry_after(RETRY_AFTER));
+        response
+            .headers_mut()
+            .insert(http::header::RETRY_AFTER, http::HeaderValue::from(RETRY_AFTER.as_secs()));
+        return response;
+    };
+    next.run(request).await
+}

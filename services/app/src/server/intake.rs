@@ -1,0 +1,274 @@
+//! Head and body to a request of 2026-07-28, or the reason why not. Pure.
+//!
+//! The head mirrors the body so that a gateway can judge a request without reading it; whoever does read the body must refuse
+//! one that disagrees with its head (specification, streamable HTTP, "Server Validation").
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use mcp::{
+    Cause, Failure, Id, Message, Method, Revision,
+    call::{META_CLIENT_CAPABILITIES, META_VERSION},
+    envelope::{self, Body},
+    headers,
+    members::Members,
+};
+use serde_json::{json, value::RawValue};
+
+/// What is wanted.
+#[derive(Debug)]
+pub enum Wanted<'a> {
+    /// A request.
+    Request(Request<'a>),
+    /// A notification: it wants no answer, and means nothing to a server without sessions.
+    Notification,
+}
+
+/// A request whose head and body agree.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// To be sent back as it is.
+    pub id: Id,
+    /// The method; one that this revision has.
+    pub method: Method,
+    /// The tool, prompt or resource, for methods that name one.
+    pub name: Option<String>,
+    /// The parameters.
+    pub params: Members<'a>,
+}
+
+/// A refusal, with the id to answer with where it could be read.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The message's id.
+    pub id: Option<Id>,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// Reads what a POST wants.
+///
+/// # Errors
+/// [`Refusal`] with the cause that the specification has for it.
+pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal> {
+    let anonymous = |failure| Refusal { id: None, failure };
+    media(head).map_err(anonymous)?;
+    let message = match envelope::read(body) {
+        Ok(Body::One(message)) => message,
+        Ok(Body::Batch(_)) => return Err(anonymous(Failure::say(Cause::InvalidRequest, "a batch is not taken: send each message alone"))),
+        Err(refused) => Err(refused),
+    };
+    match message {
+        Ok(Message::Request { id, method, params }) => match request(head, &method, params) {
+            Ok((method, name, params)) if id.is_mcp() => Ok(Wanted::Request(Request { id, method, name, params })),
+            Ok(_) => Err(anonymous(Failure::say(Cause::InvalidRequest, "id must be a string or an integer"))),
+            Err(failure) => Err(Refusal { id: Some(id), failure }),
+        },
+        Ok(Message::Notification { method, .. }) => {
+            mirrored(head, headers::METHOD, &method).map_err(anonymous)?;
+            Ok(Wanted::Notification)
+        }
+        Ok(Message::Response { .. }) => Err(anonymous(Failure::say(
+            Cause::InvalidRequest,
+            "a response is not taken: this server asks its clients nothing",
+        ))),
+        Err(refused) => Err(Refusal {
+            id: refused.id,
+            failure: refused.failure,
+        }),
+    }
+}
+
+fn media(head: &HeaderMap) -> Result<(), Failure> {
+    let content = one(head, CONTENT_TYPE.as_str())?.unwrap_or_default();
+    let content = content.split(';').next().unwrap_or_default().trim();
+    if !content.eq_ignore_ascii_case("application/json") {
+        return Err(Failure::new(Cause::MediaType));
+    }
+    let mut accepts = head.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let silent = accepts.peek().is_none();
+    let json = accepts
+        .flat_map(|value| value.split(','))
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .any(|range| ["application/json", "application/*", "*/*"].iter().any(|ours| range.eq_ignore_ascii_case(ours)));
+    if silent || json {
+        Ok(())
+    } else {
+        Err(Failure::new(Cause::NotAcceptable))
+    }
+}
+
+fn request<'a>(head: &HeaderMap, method: &str, params: Option<&'a RawValue>) -> Result<(Method, Option<String>, Members<'a>), Failure> {
+    let params = match params {
+        None => Members::default(),
+        Some(raw) => {
+            Members::parse(raw).map_err(|_| Failure::say(Cause::InvalidParams, "params must be an object that names each member once"))?
+        }
+    };
+    version(head, &params)?;
+    mirrored(head, headers::METHOD, method)?;
+    let method = Method::parse(method);
+    if !served(&method) {
+        return Err(Failure::new(Cause::MethodNotFound));
+    }
+    let name = match method.name_member() {
+        None => None,
+        Some(member) => {
+            let name = params
+                .get_str(member)
+                .ok_or_else(|| Failure::say(Cause::InvalidParams, format!("params.{member} must be a string")))?;
+            mirrored(head, headers::NAME, &name)?;
+            Some(name)
+        }
+    };
+    Ok((method, name, params))
+}
+
+fn served(method: &Method) -> bool {
+    matches!(
+        method,
+        Method::Discover
+            | Method::ToolsList
+            | Method::ToolsCall
+            | Method::PromptsList
+            | Method::PromptsGet
+            | Method::ResourcesList
+            | Method::ResourceTemplatesList
+            | Method::ResourcesRead
+    )
+}
+
+/// Checks the version of head and body, and that the client says what it can do.
+fn version(head: &HeaderMap, params: &Members<'_>) -> Result<(), Failure> {
+    let said = one(head, headers::PROTOCOL_VERSION)?
+        .ok_or_else(|| Failure::say(Cause::HeaderMismatch, "the header MCP-Protocol-Version is missing"))?;
+    let meta = match params.get("_meta") {
+        None => Members::default(),
+        Some(raw) => Members::parse(raw).map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
+    };
+    let body = meta.get_str(META_VERSION);
+    if body.as_deref().is_some_and(|body| body != said) {
+        return Err(Failure::say(
+            Cause::HeaderMismatch,
+            format!("the header MCP-Protocol-Version and params._meta[\"{META_VERSION}\"] disagree"),
+        ));
+    }
+    if said != Revision::LATEST.as_str() {
+        return Err(Failure::new(Cause::UnsupportedVersion).with_data(&json!({
+            "supported": [Revision::LATEST.as_str()],
+            "requested": said.chars().take(64).collect::<String>(),
+        })));
+    }
+    let missing = |member| Failure::say(Cause::InvalidParams, format!("params._meta[\"{member}\"] is missing or of the wrong type"));
+    if body.is_none() {
+        return Err(missing(META_VERSION));
+    }
+    match meta.get(META_CLIENT_CAPABILITIES) {
+        Some(capabilities) if capabilities.get().starts_with('{') => Ok(()),
+        _ => Err(missing(META_CLIENT_CAPABILITIES)),
+    }
+}
+
+/// Checks that a header says what the body says.
+fn mirrored(head: &HeaderMap, name: &str, body: &str) -> Result<(), Failure> {
+    let mismatch = |what| Failure::say(Cause::HeaderMismatch, format!("the header {name} {what}"));
+    let said = one(head, name)?.ok_or_else(|| mismatch("is missing"))?;
+    let said = headers::decode(&said).ok_or_else(|| mismatch("is not valid Base64"))?;
+    if said == body {
+        Ok(())
+    } else {
+        Err(mismatch("and the body disagree"))
+    }
+}
+
+/// Returns a header's one value; several lines of one name could be read as either.
+fn one<'a>(head: &'a HeaderMap, name: &str) -> Result<Option<Cow<'a, str>>, Failure> {
+    let unclear = |what| Failure::say(Cause::HeaderMismatch, format!("the header {name} {what}"));
+    let mut values = head.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(unclear("comes more than once"));
+    }
+    let value = value.to_str().map_err(|_| unclear("is not plain ASCII"))?;
+    Ok(Some(Cow::Borrowed(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"täst","arguments":{},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    const HEAD: &[(&str, &str)] = &[
+        ("content-type", "application/json; charset=utf-8"),
+        ("accept", "application/json, text/event-stream"),
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "=?base64?dMOkc3Q=?="),
+    ];
+
+    fn head(changes: &[(&str, &str)]) -> HeaderMap {
+        let mut head = HeaderMap::new();
+        for (name, value) in HEAD.iter().filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name)).chain(changes) {
+            if !value.is_empty() {
+                head.append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+        }
+        head
+    }
+
+    fn code(changes: &[(&str, &str)], body: &str) -> (u16, i64) {
+        match read(&head(changes), body.as_bytes()) {
+            Ok(_) => (200, 0),
+            Err(refusal) => (refusal.failure.cause.http_status(), refusal.failure.cause.code()),
+        }
+    }
+
+    #[test]
+    fn heads_are_held_against_bodies() {
+        let wrong = (400, -32020);
+        for (changes, want) in [
+            (vec![], (200, 0)),
+            (vec![("mcp-name", "")], wrong),
+            (vec![("mcp-name", "tast")], wrong),
+            (vec![("mcp-name", "=?base64?dMOkc3Q?=")], wrong),
+            (vec![("mcp-name", "=?base64?dMOkc3Q=?="), ("mcp-name", "=?base64?dMOkc3Q=?=")], wrong),
+            (vec![("mcp-method", "tools/list")], wrong),
+            (vec![("mcp-method", "TOOLS/CALL")], wrong),
+            (vec![("mcp-method", "")], wrong),
+            (vec![("mcp-protocol-version", "")], wrong),
+            (vec![("mcp-protocol-version", "2025-11-25")], wrong),
+            (vec![("content-type", "text/plain")], (415, -31415)),
+            (vec![("accept", "text/html")], (406, -31406)),
+            (vec![("accept", "")], (200, 0)),
+        ] {
+            assert_eq!(code(&changes, GOOD), want, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_refused_as_the_specification_says() {
+        for (from, to, want) in [
+            ("2026-07-28", "2026-07-28", (200, 0)),
+            (r#""id":1"#, r#""id":null"#, (400, -32600)),
+            (r#""id":1"#, r#""id":1.5"#, (400, -32600)),
+            (r#""name":"täst","#, "", (400, -32602)),
+            (r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","#, "", (400, -32602)),
+            (r#","io.modelcontextprotocol/clientCapabilities":{}"#, "", (400, -32602)),
+            (r#""2.0""#, r#""1.0""#, (400, -32600)),
+            (GOOD, "[]", (400, -32600)),
+            (GOOD, "{", (400, -32700)),
+            (GOOD, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, (400, -32600)),
+        ] {
+            assert_eq!(code(&[], &GOOD.replace(from, to)), want, "{from} -> {to}");
+        }
+        for method in ["ping", "initialize", "logging/setLevel", "made/up"] {
+            let body = GOOD.replace("tools/call", method);
+            assert_eq!(code(&[("mcp-method", method)], &body), (404, -32601), "{method}");
+        }
+        let future = [("mcp-protocol-version", "2099-01-01")];
+        assert_eq!(code(&future, &GOOD.replace("2026-07-28", "2099-01-01")), (400, -32022));
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections: taken while there is room, bounded in time, and drained without losing a request.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Server, router};
+
+/// Connections at once; further ones wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// The largest head, in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long to wait when the system has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The open listener and its connections.
+#[derive(Debug)]
+pub struct Listening {
+    stop: CancellationToken,
+    kill: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Listening {
+    /// Starts to serve.
+    pub fn start(listener: TcpListener, server: Server) -> Self {
+        let listening = Self {
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        };
+        let acceptor = Acceptor {
+            router: router(server.clone()),
+            server,
+            stop: listening.stop.clone(),
+            kill: listening.kill.clone(),
+            connections: listening.connections.clone(),
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        };
+        listening.connections.spawn(acceptor.run(listener));
+        listening
+    }
+
+    /// Closes the listener and waits until all requests under way are answered, at most for `patience`; what is left then is
+    /// cut. Returns how many connections were cut.
+    pub async fn drain(self, patience: Duration) -> usize {
+        self.stop.cancel();
+        self.connections.close();
+        if tokio::time::timeout(patience, self.connections.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.connections.len();
+        self.kill.cancel();
+        self.connections.wait().await;
+        left
+    }
+}
+
+struct Acceptor {
+    router: Router,
+    server: Server,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    connections: TaskTracker,
+    room: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = self.accept(&listener) => accepted,
+            };
+            let Some((stream, place)) = accepted else { continue };
+            let connection = serve(stream, self.router.clone(), self.server.clone(), self.stop.clone());
+            let kill = self.kill.clone();
+            self.connections.spawn(async move {
+                let _place = place;
+                tokio::select! {
+                    () = connection => {}
+                    () = kill.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.room).acquire_owned().await.ok()?;
+        match listener.accept().await {
+            Ok((stream, _)) => Some((stream, place)),
+            Err(error) => {
+                // One client's reset, or too many open files: neither is a reason to stop.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router, server: Server, stop: CancellationToken) {
+    // Answers are written in one piece; waiting for more would only delay them.
+    drop(stream.set_nodelay(true));
+    let _counted = Counted::new(server.metrics.connections.clone());
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.limits.header)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = telemetry::error_chain(&error), "a connection ended early");
+    }
+}
+
+/// One connection in the gauge.
+struct Counted(telemetry::IntGauge);
+
+impl Counted {
+    fn new(gauge: telemetry::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
