@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::{agent, config, down, logs, restart, status, token, up};
+use crate::{agent, config, down, loadtest, logs, restart, status, token, top, up};
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
 #[derive(Debug, Parser)]
@@ -24,10 +24,23 @@ use crate::{agent, config, down, logs, restart, status, token, up};
 )]
 pub(crate) struct Cli {
     /// Folder that holds everything of one fleet [default: $XDG_STATE_HOME/sweetops or ~/.local/state/sweetops]
-    #[arg(long, global = true, value_name = "DIR", env = "SWEETOPS_STATE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SWEETOPS_STATE",
+        hide_env_values = true
+    )]
     pub(crate) state: Option<PathBuf>,
     /// Form of the result
-    #[arg(short, long, global = true, value_enum, default_value_t, hide_possible_values = false)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = false
+    )]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -37,6 +50,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Up(up::UpArgs),
+    Top(top::TopArgs),
+    Loadtest(loadtest::LoadtestArgs),
     Down(down::DownArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
@@ -52,6 +67,8 @@ impl Verb {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Up(_) => "up",
+            Self::Top(_) => "top",
+            Self::Loadtest(_) => "loadtest",
             Self::Down(_) => "down",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
@@ -82,6 +99,8 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
     // Boxed, so that the largest verb does not size the others' stack.
     match verb {
         Verb::Up(args) => Box::pin(up::run(ctx, args)).await,
+        Verb::Top(args) => Box::pin(top::run(ctx, args)).await,
+        Verb::Loadtest(args) => Box::pin(loadtest::run(ctx, args)).await,
         Verb::Down(args) => Box::pin(down::run(ctx, args)).await,
         Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
         Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
@@ -94,7 +113,11 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
 
 /// The exit for wrong usage. `drift` says 2 for drift, so there it is 1.
 pub(crate) fn usage_exit(verb: &str) -> Exit {
-    if verb == "drift" { Exit::ERROR } else { Exit::USAGE }
+    if verb == "drift" {
+        Exit::ERROR
+    } else {
+        Exit::USAGE
+    }
 }
 
 /// Shows help or what is wrong with the command line, as clap words it.

@@ -31,7 +31,8 @@ pub(crate) fn find(name: &str) -> Result<PathBuf> {
     };
     let path = folder.join(name);
     if path.is_file() {
-        return std::path::absolute(&path).with_context(|| format!("cannot resolve {}", path.display()));
+        return std::path::absolute(&path)
+            .with_context(|| format!("cannot resolve {}", path.display()));
     }
     Err(Failure::new(format!("{name} is not in {}", folder.display()))
         .hint(format!(

@@ -13,7 +13,9 @@ use crate::output::Report;
 
 /// Show what can be configured, or check a file.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sweetops config docs\n  sweetops config explain edge.rate.burst\n  sweetops config validate sweetmcp.toml\n  sweetops config schema > sweetmcp.schema.json")]
+#[command(
+    after_help = "Examples:\n  sweetops config docs\n  sweetops config explain edge.rate.burst\n  sweetops config validate sweetmcp.toml\n  sweetops config schema > sweetmcp.schema.json"
+)]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
     what: What,
@@ -67,15 +69,26 @@ impl Report for Schema {
 pub(crate) fn run(ctx: &Context, args: ConfigArgs) -> Result<Exit> {
     match args.what {
         What::Schema => {
-            ctx.out.result(&Schema(settings::schema_json()).text(false))?;
+            ctx.out
+                .result(&Schema(settings::schema_json()).text(false))?;
             Ok(Exit::DONE)
         }
-        What::Docs => ctx.out.report(&Words { text: settings::reference_markdown() }, Exit::DONE),
+        What::Docs => ctx.out.report(
+            &Words {
+                text: settings::reference_markdown(),
+            },
+            Exit::DONE,
+        ),
         What::Explain { key, config } => explain(ctx, &key, config),
         What::Validate { file } => {
             let path = ctx.config(file.as_deref())?;
             ctx.settings(&path)?;
-            ctx.out.report(&Words { text: format!("{} is right\n", path.display()) }, Exit::DONE)
+            ctx.out.report(
+                &Words {
+                    text: format!("{} is right\n", path.display()),
+                },
+                Exit::DONE,
+            )
         }
     }
 }
@@ -83,14 +96,19 @@ pub(crate) fn run(ctx: &Context, args: ConfigArgs) -> Result<Exit> {
 fn explain(ctx: &Context, key: &str, config: Option<PathBuf>) -> Result<Exit> {
     let mut text = settings::explain(key).map_err(|nearest| {
         Failure::new(format!("there is no key {key:?}"))
-            .hint(format!("the nearest is {nearest}; `sweetops config docs` lists them all"))
+            .hint(format!(
+                "the nearest is {nearest}; `sweetops config docs` lists them all"
+            ))
             .exit(Exit::USAGE)
     })?;
     let path = ctx.config(config.as_deref())?;
     if path.exists() {
         let loaded = ctx.settings(&path)?;
         if let Some(value) = loaded.settings.shown().get(key) {
-            let origin = loaded.origins.get(key).map_or_else(|| "default".to_owned(), ToString::to_string);
+            let origin = loaded
+                .origins
+                .get(key)
+                .map_or_else(|| "default".to_owned(), ToString::to_string);
             text.push_str(&format!("  now:     {value} ({origin})\n"));
         }
     }

@@ -36,7 +36,11 @@ pub(crate) struct Context {
 impl Context {
     /// A context for the fleet of this folder.
     pub(crate) fn new(state: StateDir, out: Output) -> Self {
-        Self { state, out, store: OnceCell::new() }
+        Self {
+            state,
+            out,
+            store: OnceCell::new(),
+        }
     }
 
     /// The fleet's store, opened at the first call.
@@ -84,7 +88,11 @@ impl Context {
     /// A token for clients of this fleet.
     pub(crate) fn token(&self, settings: &Settings, request: TokenRequest) -> Result<Token> {
         let auth = &settings.edge.auth;
-        let request = TokenRequest { issuer: auth.issuer.clone(), audience: auth.audience.clone(), ..request };
+        let request = TokenRequest {
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            ..request
+        };
         sign(&self.state, &request, Timestamp::now())
     }
 
@@ -103,7 +111,12 @@ impl Context {
 
     /// The settings that the edges run with, or, before there are any, those of the configuration.
     pub(crate) async fn edge_settings(&self) -> Result<Settings> {
-        let desired = self.registry().await?.desired().await.context("cannot read what should run")?;
+        let desired = self
+            .registry()
+            .await?
+            .desired()
+            .await
+            .context("cannot read what should run")?;
         let pool = desired.and_then(|d| d.value.pools.into_iter().find(|p| p.role == Role::Edge));
         match pool {
             Some(pool) => settings_of(&Release::load(&self.state, &pool.release)?),
@@ -112,10 +125,14 @@ impl Context {
     }
 
     /// A client of the operators' interface of each live edge, with the edge's name.
-    #[expect(dead_code, reason = "deploy, top and drift ask the edges")]
     pub(crate) async fn admin_clients(&self) -> Result<Vec<(String, AdminClient)>> {
         let token = self.own_token(&self.edge_settings().await?, "admin")?;
-        let instances = self.registry().await?.instances().await.context("cannot read the instances")?;
+        let instances = self
+            .registry()
+            .await?
+            .instances()
+            .await
+            .context("cannot read the instances")?;
         instances
             .into_iter()
             .filter(|i| i.role == Role::Edge)

@@ -16,7 +16,9 @@ use crate::output::Report;
 ///
 /// Keys, releases, logs and the store stay, and the next `up` goes on with them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sweetops down\n  sweetops down --purge    # and forget everything")]
+#[command(
+    after_help = "Examples:\n  sweetops down\n  sweetops down --purge    # and forget everything"
+)]
 pub(crate) struct DownArgs {
     /// Also remove the fleet's keys, store, releases, logs and default configuration
     #[arg(long)]
@@ -38,7 +40,13 @@ struct Stopped {
 /// Stops, and purges if asked to.
 pub(crate) async fn run(ctx: &Context, args: DownArgs) -> Result<Exit> {
     if !ctx.state.exists() {
-        return ctx.out.report(&Stopped { stopped: Vec::new(), purged: false }, Exit::DONE);
+        return ctx.out.report(
+            &Stopped {
+                stopped: Vec::new(),
+                purged: false,
+            },
+            Exit::DONE,
+        );
     }
     let working = Lock::try_take(&ctx.state.command_lock())?.ok_or_else(busy)?;
     let stopped = agent::survivors(&ctx.state)?;
@@ -47,7 +55,13 @@ pub(crate) async fn run(ctx: &Context, args: DownArgs) -> Result<Exit> {
         ctx.state.purge()?;
     }
     drop(working);
-    ctx.out.report(&Stopped { stopped, purged: args.purge }, Exit::DONE)
+    ctx.out.report(
+        &Stopped {
+            stopped,
+            purged: args.purge,
+        },
+        Exit::DONE,
+    )
 }
 
 /// What is said when `up` or `down` is at work already.
@@ -59,7 +73,10 @@ pub(crate) fn busy() -> Failure {
 
 async fn stop(ctx: &Context, running: &[String], patience: Duration) -> Result<()> {
     if !running.is_empty() {
-        ctx.out.progress(&format!("waiting for {} to finish their requests", running.join(", ")));
+        ctx.out.progress(&format!(
+            "waiting for {} to finish their requests",
+            running.join(", ")
+        ));
     }
     match agent::find(&ctx.state)? {
         Some(agent) => agent::end(&agent, Order::Stop, patience).await,
@@ -70,7 +87,10 @@ async fn stop(ctx: &Context, running: &[String], patience: Duration) -> Result<(
             let agent = Agent::begin(&ctx.state).await?;
             tokio::time::timeout(patience, agent.run(inbox))
                 .await
-                .map_err(|_| Failure::new(format!("the fleet did not stop within {patience:?}")).exit(Exit::TIMEOUT))??;
+                .map_err(|_| {
+                    Failure::new(format!("the fleet did not stop within {patience:?}"))
+                        .exit(Exit::TIMEOUT)
+                })??;
             Ok(())
         }
         None => Ok(()),
@@ -84,7 +104,11 @@ impl Report for Stopped {
         } else {
             format!("stopped {}", self.stopped.join(", "))
         };
-        let purged = if self.purged { "; its state is removed" } else { "" };
+        let purged = if self.purged {
+            "; its state is removed"
+        } else {
+            ""
+        };
         format!("{what}{purged}\n")
     }
 }

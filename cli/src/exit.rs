@@ -32,7 +32,10 @@ impl Exit {
 
     /// A code of the table with its reason.
     pub(crate) const fn of(exit: rollout::Exit, reason: &'static str) -> Self {
-        Self { code: exit.code(), reason }
+        Self {
+            code: exit.code(),
+            reason,
+        }
     }
 }
 

@@ -32,10 +32,10 @@ pub(crate) fn ensure(state: &StateDir) -> Result<Minted> {
     let (private, public, session) = paths(state);
     let mut minted = Minted::Existing;
     if read_optional(&private)?.is_none() {
-        let pair = Ed25519KeyPair::generate().map_err(|_| anyhow::anyhow!("the system gave no random bytes for a signing key"))?;
-        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(|_| {
-            anyhow::anyhow!("the new signing key cannot be encoded")
-        })?;
+        let pair = Ed25519KeyPair::generate()
+            .map_err(|_| anyhow::anyhow!("the system gave no random bytes for a signing key"))?;
+        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair)
+            .map_err(|_| anyhow::anyhow!("the new signing key cannot be encoded"))?;
         write_atomic(&private, der.as_ref())?;
         minted = Minted::New;
     }
@@ -52,7 +52,11 @@ pub(crate) fn ensure(state: &StateDir) -> Result<Minted> {
 
 fn paths(state: &StateDir) -> (std::path::PathBuf, std::path::PathBuf, std::path::PathBuf) {
     let keys = state.keys();
-    (keys.join("jwt.pk8"), keys.join("jwks.json"), keys.join("session.key"))
+    (
+        keys.join("jwt.pk8"),
+        keys.join("jwks.json"),
+        keys.join("session.key"),
+    )
 }
 
 fn random_hex<const N: usize>() -> Result<String> {
@@ -65,11 +69,13 @@ fn random_hex<const N: usize>() -> Result<String> {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 struct SigningKey {
@@ -90,7 +96,11 @@ fn signing_key(state: &StateDir) -> Result<SigningKey> {
     })?;
     let public = pair.public_key().as_ref().to_vec();
     let key_id = thumbprint(&public);
-    Ok(SigningKey { der, public, key_id })
+    Ok(SigningKey {
+        der,
+        public,
+        key_id,
+    })
 }
 
 /// The key's name: its JWK thumbprint (RFC 7638).
@@ -156,7 +166,9 @@ pub(crate) fn sign(state: &StateDir, request: &TokenRequest, now: Timestamp) -> 
         .checked_add(request.ttl)
         .ok()
         .and_then(|at| Timestamp::from_second(at.as_second()).ok())
-        .ok_or_else(|| Failure::new("the token would outlive the calendar").hint("give a shorter --ttl"))?;
+        .ok_or_else(|| {
+            Failure::new("the token would outlive the calendar").hint("give a shorter --ttl")
+        })?;
     let claims = Claims {
         iss: &request.issuer,
         aud: &request.audience,
@@ -193,10 +205,16 @@ mod tests {
         assert_eq!(ensure(&state).unwrap(), Minted::New);
         let before = std::fs::read(state.keys().join("session.key")).unwrap();
         assert_eq!(ensure(&state).unwrap(), Minted::Existing);
-        assert_eq!(std::fs::read(state.keys().join("session.key")).unwrap(), before);
+        assert_eq!(
+            std::fs::read(state.keys().join("session.key")).unwrap(),
+            before
+        );
         assert_eq!(before.len(), 64);
         for file in ["jwt.pk8", "jwks.json", "session.key"] {
-            let mode = std::fs::metadata(state.keys().join(file)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(state.keys().join(file))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
 
@@ -210,7 +228,8 @@ mod tests {
         };
         let token = sign(&state, &request, Timestamp::now()).unwrap();
         let jwks: JwkSet =
-            serde_json::from_slice(&std::fs::read(state.keys().join("jwks.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(state.keys().join("jwks.json")).unwrap())
+                .unwrap();
         let header = jsonwebtoken::decode_header(&token.token).unwrap();
         let jwk = jwks.find(&header.kid.unwrap()).unwrap();
         let mut validation = Validation::new(Algorithm::EdDSA);
@@ -234,6 +253,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::locate(Some(home.path()), |_| None).unwrap();
         let told = crate::failure::tell(&signing_key(&state).err().unwrap());
-        assert_eq!(told.hint.as_deref(), Some("`sweetops up` makes one at the first start"));
+        assert_eq!(
+            told.hint.as_deref(),
+            Some("`sweetops up` makes one at the first start")
+        );
     }
 }

@@ -56,7 +56,14 @@ pub(crate) async fn run(ctx: &Context, args: LogsArgs) -> Result<Exit> {
         for line in &lines {
             print(ctx, &name, line)?;
         }
-        logs.insert(name, Log { path, position: end, partial: Vec::new() });
+        logs.insert(
+            name,
+            Log {
+                path,
+                position: end,
+                partial: Vec::new(),
+            },
+        );
     }
     let Some(mut changes) = changes else {
         return Ok(Exit::DONE);
@@ -67,12 +74,16 @@ pub(crate) async fn run(ctx: &Context, args: LogsArgs) -> Result<Exit> {
             // Instances come and go: a log that appears is followed from its beginning.
             for name in names_in(&folder)? {
                 let path = ctx.state.log(&name);
-                let end = || fs::metadata(&path).map_or(0, |m| m.len());
-                if !logs.contains_key(&name) {
-                    let fresh = ctx.state.process(&name).exists();
-                    let position = if fresh { 0 } else { end() };
-                    logs.insert(name, Log { path, position, partial: Vec::new() });
-                }
+                let fresh = ctx.state.process(&name).exists();
+                logs.entry(name).or_insert_with(|| Log {
+                    position: if fresh {
+                        0
+                    } else {
+                        fs::metadata(&path).map_or(0, |m| m.len())
+                    },
+                    path,
+                    partial: Vec::new(),
+                });
             }
         }
         for (name, log) in &mut logs {
@@ -87,8 +98,15 @@ async fn choose(ctx: &Context, folder: &Path, instance: Option<&str>) -> Result<
     let all = names_in(folder)?;
     let Some(instance) = instance else {
         let registry = ctx.registry().await?;
-        let processes = registry.processes().await.context("cannot read the processes")?;
-        let mut running: Vec<String> = processes.into_iter().map(|p| p.name).filter(|n| all.contains(n)).collect();
+        let processes = registry
+            .processes()
+            .await
+            .context("cannot read the processes")?;
+        let mut running: Vec<String> = processes
+            .into_iter()
+            .map(|p| p.name)
+            .filter(|n| all.contains(n))
+            .collect();
         if running.is_empty() {
             running = all;
         }
@@ -97,7 +115,11 @@ async fn choose(ctx: &Context, folder: &Path, instance: Option<&str>) -> Result<
     if all.iter().any(|name| name == instance) {
         return Ok(vec![instance.to_owned()]);
     }
-    let known = if all.is_empty() { "there are no logs yet".to_owned() } else { format!("there are: {}", all.join(", ")) };
+    let known = if all.is_empty() {
+        "there are no logs yet".to_owned()
+    } else {
+        format!("there are: {}", all.join(", "))
+    };
     Err(Failure::new(format!("there is no log of {instance:?}"))
         .hint(known)
         .exit(Exit::USAGE)
@@ -111,7 +133,13 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     };
     let mut names: Vec<String> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned))
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".log")
+                .map(str::to_owned)
+        })
         .collect();
     names.sort();
     Ok(names)
@@ -150,7 +178,10 @@ impl Log {
     /// The lines that have become whole since the last look.
     fn new_lines(&mut self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
-        while self.read_more().with_context(|| format!("cannot read {}", self.path.display()))? {
+        while self
+            .read_more()
+            .with_context(|| format!("cannot read {}", self.path.display()))?
+        {
             while let Some(end) = self.partial.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.partial.drain(..=end).collect();
                 lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
@@ -187,18 +218,31 @@ impl Changes {
     fn new(folder: &Path) -> Result<Self> {
         let attempt = || -> std::io::Result<AsyncFd<OwnedFd>> {
             let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-            inotify::add_watch(&fd, folder, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
-            #[expect(deprecated, reason = "an owned descriptor stays open for as long as the wait")]
+            inotify::add_watch(
+                &fd,
+                folder,
+                WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO,
+            )?;
+            #[expect(
+                deprecated,
+                reason = "an owned descriptor stays open for as long as the wait"
+            )]
             let waiting = AsyncFd::with_interest(fd, Interest::READABLE);
             waiting
         };
-        Ok(Self(attempt().with_context(|| format!("cannot watch {}", folder.display()))?))
+        Ok(Self(attempt().with_context(|| {
+            format!("cannot watch {}", folder.display())
+        })?))
     }
 
     /// Waits for the next change; many at once count as one.
     async fn next(&mut self) -> Result<()> {
         let mut buffer = [0_u8; 16 * 1024];
-        let mut ready = self.0.readable().await.context("cannot wait for new lines")?;
+        let mut ready = self
+            .0
+            .readable()
+            .await
+            .context("cannot wait for new lines")?;
         while rustix::io::read(self.0.get_ref(), &mut buffer).is_ok_and(|read| read > 0) {}
         ready.clear_ready();
         Ok(())
@@ -232,7 +276,11 @@ pub(crate) fn for_people(color: bool, instance: &str, line: &str) -> String {
     };
     let mut take = |names: &[&str]| {
         let found = names.iter().find_map(|name| members.remove(*name))?;
-        Some(found.as_str().map_or_else(|| found.to_string(), str::to_owned))
+        Some(
+            found
+                .as_str()
+                .map_or_else(|| found.to_string(), str::to_owned),
+        )
     };
     let time = take(&["time", "timestamp", "ts"]).unwrap_or_default();
     let level = take(&["level", "severity"]).unwrap_or_default();
@@ -245,12 +293,20 @@ pub(crate) fn for_people(color: bool, instance: &str, line: &str) -> String {
         "WARN" => Tone::Warn,
         _ => Tone::Faint,
     };
-    let rest: String = members.iter().map(|(k, v)| match v.as_str() {
-        Some(text) => format!(" {k}={text}"),
-        None => format!(" {k}={v}"),
-    }).collect();
+    let rest: String = members
+        .iter()
+        .map(|(k, v)| match v.as_str() {
+            Some(text) => format!(" {k}={text}"),
+            None => format!(" {k}={v}"),
+        })
+        .collect();
     let level = paint(color, tone, &format!("{:<5}", printable(&level)));
-    format!("{label} {} {level} {}{}", printable(&time), printable(&message), printable(&rest))
+    format!(
+        "{label} {} {level} {}{}",
+        printable(&time),
+        printable(&message),
+        printable(&rest)
+    )
 }
 
 #[cfg(test)]
@@ -262,10 +318,22 @@ mod tests {
     #[test]
     fn lines_are_shown_for_people_and_for_scripts() {
         let line = r#"{"time":"T1","level":"WARN","message":"slow","instance":"edge-1","ms":12,"path":"/a\u001b[2J"}"#;
-        assert_eq!(for_people(false, "edge-1", line), "edge-1 T1 WARN  slow ms=12 path=/a\\u{1b}[2J");
-        assert_eq!(for_people(false, "edge-1", "panicked\u{7}"), "edge-1 panicked\\u{7}");
-        assert_eq!(as_json("edge-1", "plain"), r#"{"instance":"edge-1","line":"plain"}"#);
-        assert_eq!(as_json("edge-1", r#"{"a":1}"#), r#"{"a":1,"instance":"edge-1"}"#);
+        assert_eq!(
+            for_people(false, "edge-1", line),
+            "edge-1 T1 WARN  slow ms=12 path=/a\\u{1b}[2J"
+        );
+        assert_eq!(
+            for_people(false, "edge-1", "panicked\u{7}"),
+            "edge-1 panicked\\u{7}"
+        );
+        assert_eq!(
+            as_json("edge-1", "plain"),
+            r#"{"instance":"edge-1","line":"plain"}"#
+        );
+        assert_eq!(
+            as_json("edge-1", r#"{"a":1}"#),
+            r#"{"a":1,"instance":"edge-1"}"#
+        );
     }
 
     #[test]
@@ -276,11 +344,20 @@ mod tests {
         writer.write_all(b"one\ntwo\nthr").unwrap();
         let (lines, end) = tail(&path, 2).unwrap();
         assert_eq!(lines, ["two", "thr"]);
-        let mut log = Log { path: path.clone(), position: end, partial: Vec::new() };
+        let mut log = Log {
+            path: path.clone(),
+            position: end,
+            partial: Vec::new(),
+        };
         assert!(log.new_lines().unwrap().is_empty());
         writer.write_all(b"ee\nfour\n").unwrap();
         assert_eq!(log.new_lines().unwrap(), ["ee", "four"]);
-        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
         writer.write_all(b"new\n").unwrap();
         assert_eq!(log.new_lines().unwrap(), ["new"]);
         assert!(tail(&home.path().join("absent"), 5).unwrap().0.is_empty());

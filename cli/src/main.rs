@@ -7,13 +7,16 @@ mod args;
 
 mod config;
 mod down;
+mod loadtest;
 mod logs;
 mod restart;
 mod status;
 mod token;
+mod top;
 mod up;
 
 mod agent;
+mod tui;
 
 mod binaries;
 mod context;

@@ -151,15 +151,12 @@ impl Output {
         self.stderr(&format!("{text}\n"));
     }
 
-    /// Says something to take note of, on stderr.
-    pub(crate) fn warn(&self, text: &str) {
-        let label = paint(self.terminal.color_stderr, Tone::Warn, "warning:");
-        self.step(&format!("{label} {text}"));
-    }
-
     /// Says what is being waited for, on stderr: one line that is redrawn, or one line per change.
     pub(crate) fn progress(&self, text: &str) {
-        let mut line = self.line.lock().unwrap_or_else(|e| e.into_inner());
+        let mut line = self
+            .line
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if line.as_deref() == Some(text) {
             return;
         }
@@ -175,7 +172,10 @@ impl Output {
 
     /// Takes the redrawn line off the screen.
     pub(crate) fn clear_progress(&self) {
-        let mut line = self.line.lock().unwrap_or_else(|e| e.into_inner());
+        let mut line = self
+            .line
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if line.take().is_some() && self.terminal.redraws {
             self.stderr("\r\u{1b}[K");
         }
@@ -249,7 +249,11 @@ pub(crate) fn table(color: bool, heading: &[&str], rows: &[Vec<(Option<Tone>, St
     };
     line(heading.iter().map(|h| (Some(Tone::Faint), *h)).collect());
     for row in rows {
-        line(row.iter().map(|(tone, cell)| (*tone, cell.as_str())).collect());
+        line(
+            row.iter()
+                .map(|(tone, cell)| (*tone, cell.as_str()))
+                .collect(),
+        );
     }
     text
 }
@@ -260,10 +264,7 @@ pub(crate) fn printable(text: &str) -> String {
         .flat_map(|c| {
             let keep = c == '\t' || !c.is_control();
             let escaped = (!keep).then(|| c.escape_default());
-            escaped
-                .into_iter()
-                .flatten()
-                .chain(keep.then_some(c))
+            escaped.into_iter().flatten().chain(keep.then_some(c))
         })
         .collect()
 }

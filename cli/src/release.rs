@@ -93,7 +93,11 @@ impl Release {
         let bytes = fs::read(&record).map_err(|e| {
             let missing = e.kind() == ErrorKind::NotFound;
             let failure = Failure::new(format!("release {} cannot be read", short(id))).source(e);
-            if missing { failure.hint("`sweetops status` shows the releases that run") } else { failure }
+            if missing {
+                failure.hint("`sweetops status` shows the releases that run")
+            } else {
+                failure
+            }
         })?;
         let found: Self = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is not the record of a release", record.display()))?;
@@ -120,7 +124,12 @@ pub(crate) fn short(id: &str) -> &str {
 
 /// Copies the source into the state folder, unless that very content is there already.
 pub(crate) fn prepare(state: &StateDir, source: &Source) -> Result<Release> {
-    let files = source.folder.as_deref().map(list).transpose()?.unwrap_or_default();
+    let files = source
+        .folder
+        .as_deref()
+        .map(list)
+        .transpose()?
+        .unwrap_or_default();
     let config = fs::read_to_string(&source.config)
         .with_context(|| format!("cannot read {}", source.config.display()))?;
     let binary_digest = digest_file(&source.program)?;
@@ -133,7 +142,10 @@ pub(crate) fn prepare(state: &StateDir, source: &Source) -> Result<Release> {
     let origin = source.folder.as_deref().unwrap_or(&source.config);
     let working_dir = match source.folder {
         Some(_) => path.join("files"),
-        None => source.config.parent().map_or_else(|| state.path().to_owned(), Path::to_owned),
+        None => source
+            .config
+            .parent()
+            .map_or_else(|| state.path().to_owned(), Path::to_owned),
     };
     let release = Release {
         id,
@@ -145,14 +157,27 @@ pub(crate) fn prepare(state: &StateDir, source: &Source) -> Result<Release> {
         environment,
         path,
     };
-    store(state, source, &config, &files, &release)
-        .with_context(|| format!("cannot copy release {} to {}", release.short(), state.releases().display()))?;
+    store(state, source, &config, &files, &release).with_context(|| {
+        format!(
+            "cannot copy release {} to {}",
+            release.short(),
+            state.releases().display()
+        )
+    })?;
     Ok(release)
 }
 
 /// Writes the folder under another name and then gives it its own, so that a release is whole or absent.
-fn store(state: &StateDir, source: &Source, config: &str, files: &[Item], release: &Release) -> Result<()> {
-    let draft = state.releases().join(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+fn store(
+    state: &StateDir,
+    source: &Source,
+    config: &str,
+    files: &[Item],
+    release: &Release,
+) -> Result<()> {
+    let draft = state
+        .releases()
+        .join(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
     let write = || -> Result<()> {
         fs::create_dir(&draft)?;
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o700))?;
@@ -163,7 +188,10 @@ fn store(state: &StateDir, source: &Source, config: &str, files: &[Item], releas
         if let Some(folder) = &source.folder {
             copy_files(folder, &draft.join("files"), files)?;
         }
-        write_atomic(&draft.join("release.json"), &serde_json::to_vec_pretty(release)?)?;
+        write_atomic(
+            &draft.join("release.json"),
+            &serde_json::to_vec_pretty(release)?,
+        )?;
         match fs::rename(&draft, &release.path) {
             // Somebody else stored the same content meanwhile.
             Err(_) if release.path.is_dir() => Ok(fs::remove_dir_all(&draft)?),
@@ -198,22 +226,29 @@ fn list(folder: &Path) -> Result<Vec<Item>> {
     let mut pending = vec![PathBuf::new()];
     while let Some(relative) = pending.pop() {
         let here = folder.join(&relative);
-        let entries = fs::read_dir(&here).with_context(|| format!("cannot list {}", here.display()))?;
+        let entries =
+            fs::read_dir(&here).with_context(|| format!("cannot list {}", here.display()))?;
         for entry in entries {
             let entry = entry.with_context(|| format!("cannot list {}", here.display()))?;
             if entry.file_name() == OsStr::new(".git") {
                 continue;
             }
             let path = relative.join(entry.file_name());
-            let meta = entry.metadata().with_context(|| format!("cannot inspect {}", path.display()))?;
+            let meta = entry
+                .metadata()
+                .with_context(|| format!("cannot inspect {}", path.display()))?;
             let kind = if meta.is_symlink() {
-                Kind::Link { target: fs::read_link(entry.path())? }
+                Kind::Link {
+                    target: fs::read_link(entry.path())?,
+                }
             } else if meta.is_dir() {
                 pending.push(path.clone());
                 Kind::Folder
             } else {
                 bytes = bytes.saturating_add(meta.len());
-                Kind::File { executable: meta.permissions().mode() & 0o100 != 0 }
+                Kind::File {
+                    executable: meta.permissions().mode() & 0o100 != 0,
+                }
             };
             items.push(Item { path, kind });
             if items.len() > FILES_MAX || bytes > BYTES_MAX {
@@ -272,7 +307,14 @@ fn identify(
     }
     // Where a plugin runs is part of what it does.
     if source.role == Role::App && source.folder.is_none() {
-        feed(&mut hash, &source.config.parent().unwrap_or(Path::new("")).to_string_lossy());
+        feed(
+            &mut hash,
+            &source
+                .config
+                .parent()
+                .unwrap_or(Path::new(""))
+                .to_string_lossy(),
+        );
     }
     for item in files {
         feed(&mut hash, &item.path.to_string_lossy());
@@ -339,11 +381,19 @@ fn flatten(flat: &mut BTreeMap<String, String>, key: &str, value: &toml::Value) 
 fn relevant_environment(role: Role, all: &[(String, String)]) -> Vec<(String, String)> {
     let foreign = |name: &str| {
         foreign_sections(role).iter().any(|section| {
-            let prefix = format!("{}{}__", crate::agent::SETTINGS_PREFIX, section.to_uppercase());
+            let prefix = format!(
+                "{}{}__",
+                crate::agent::SETTINGS_PREFIX,
+                section.to_uppercase()
+            );
             name.starts_with(&prefix)
         })
     };
-    let mut kept: Vec<_> = all.iter().filter(|(name, _)| !foreign(name)).cloned().collect();
+    let mut kept: Vec<_> = all
+        .iter()
+        .filter(|(name, _)| !foreign(name))
+        .cloned()
+        .collect();
     kept.sort();
     kept
 }
@@ -359,7 +409,12 @@ pub(crate) fn changes(from: &Release, to: &Release) -> Result<Vec<String>> {
     };
     let mut lines = describe(&read(from)?, &read(to)?);
     if from.binary_digest != to.binary_digest {
-        lines.push(format!("~ {} {} → {}", program_name(to.role), short(&from.binary_digest), short(&to.binary_digest)));
+        lines.push(format!(
+            "~ {} {} → {}",
+            program_name(to.role),
+            short(&from.binary_digest),
+            short(&to.binary_digest)
+        ));
     }
     if lines.is_empty() {
         lines.push(format!("~ files of {}", to.source));
@@ -369,7 +424,13 @@ pub(crate) fn changes(from: &Release, to: &Release) -> Result<Vec<String>> {
 
 fn describe(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> Vec<String> {
     let keys: std::collections::BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-    let shown = |key: &str, value: &str| if is_secret(key) { "(not shown)".to_owned() } else { value.to_owned() };
+    let shown = |key: &str, value: &str| {
+        if is_secret(key) {
+            "(not shown)".to_owned()
+        } else {
+            value.to_owned()
+        }
+    };
     keys.into_iter()
         .filter_map(|key| match (from.get(key), to.get(key)) {
             (Some(a), Some(b)) if a == b => None,
@@ -385,8 +446,19 @@ fn describe(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> V
 /// environment or command line.
 fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase();
-    let words = ["secret", "token", "password", "passwd", "credential", "api_key", "apikey"];
-    key.contains(".env.") || key.ends_with(".args") || key.ends_with(".headers") || words.iter().any(|w| key.contains(w))
+    let words = [
+        "secret",
+        "token",
+        "password",
+        "passwd",
+        "credential",
+        "api_key",
+        "apikey",
+    ];
+    key.contains(".env.")
+        || key.ends_with(".args")
+        || key.ends_with(".headers")
+        || words.iter().any(|w| key.contains(w))
 }
 
 #[cfg(test)]
@@ -437,11 +509,25 @@ mod tests {
             (e == edge, a == app)
         };
         let rest = "[app]\nlisten = \"127.0.0.1:0\"\n";
-        assert_eq!(same(&format!("# a remark\n{rest}[edge]\nworkers=1")), (true, true));
+        assert_eq!(
+            same(&format!("# a remark\n{rest}[edge]\nworkers=1")),
+            (true, true)
+        );
         assert_eq!(same(&format!("{rest}[edge]\nworkers = 2")), (false, true));
-        assert_eq!(same("[edge]\nworkers = 1\n[app]\nbuiltins = false"), (true, false));
-        assert_eq!(same(&format!("{rest}[edge]\nworkers = 1\n[fleet]\napps = 9")), (true, true));
-        assert_eq!(same(&format!("{rest}[edge]\nworkers = 1\n[telemetry]\nlog_filter = \"debug\"")), (false, false));
+        assert_eq!(
+            same("[edge]\nworkers = 1\n[app]\nbuiltins = false"),
+            (true, false)
+        );
+        assert_eq!(
+            same(&format!("{rest}[edge]\nworkers = 1\n[fleet]\napps = 9")),
+            (true, true)
+        );
+        assert_eq!(
+            same(&format!(
+                "{rest}[edge]\nworkers = 1\n[telemetry]\nlog_filter = \"debug\""
+            )),
+            (false, false)
+        );
     }
 
     #[test]
@@ -454,7 +540,10 @@ mod tests {
         source.environment = vec![("SWEETMCP__APP__BUILTINS".into(), "false".into())];
         let other = prepare(&bench.state, &source).unwrap();
         assert_ne!(other.id, plain.id);
-        assert_eq!(changes(&plain, &other).unwrap(), ["+ SWEETMCP__APP__BUILTINS false"]);
+        assert_eq!(
+            changes(&plain, &other).unwrap(),
+            ["+ SWEETMCP__APP__BUILTINS false"]
+        );
     }
 
     #[test]
@@ -467,18 +556,27 @@ mod tests {
         fs::set_permissions(folder.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(folder.join("lib/a"), "1").unwrap();
         symlink("lib/a", folder.join("link")).unwrap();
-        let source = Source { folder: Some(folder.clone()), ..bench.source(Role::App) };
+        let source = Source {
+            folder: Some(folder.clone()),
+            ..bench.source(Role::App)
+        };
         let first = prepare(&bench.state, &source).unwrap();
         assert_eq!(Release::load(&bench.state, &first.id).unwrap(), first);
         assert_eq!(first.working_dir, first.path.join("files"));
-        assert_eq!(fs::read_link(first.working_dir.join("link")).unwrap(), Path::new("lib/a"));
+        assert_eq!(
+            fs::read_link(first.working_dir.join("link")).unwrap(),
+            Path::new("lib/a")
+        );
         assert!(!first.working_dir.join(".git").exists());
         assert_eq!(prepare(&bench.state, &source).unwrap(), first);
 
         fs::write(folder.join("lib/a"), "2").unwrap();
         let second = prepare(&bench.state, &source).unwrap();
         assert_ne!(second.id, first.id);
-        assert_eq!(fs::read_to_string(first.working_dir.join("lib/a")).unwrap(), "1");
+        assert_eq!(
+            fs::read_to_string(first.working_dir.join("lib/a")).unwrap(),
+            "1"
+        );
         let left: Vec<_> = fs::read_dir(bench.state.releases()).unwrap().collect();
         assert_eq!(left.len(), 2, "no drafts left");
     }
@@ -487,10 +585,15 @@ mod tests {
     fn changes_name_the_keys_and_hide_secrets() {
         let flat = |text: &str| relevant_config(Role::App, text).unwrap();
         let from = flat("[app]\na = 1\nb = 2\n[[plugin]]\nname = \"p\"\nenv = { K = \"old\" }");
-        let to = flat("[app]\na = 1\nb = 3\nc = 4\n[[plugin]]\nname = \"p\"\nenv = { K = \"new\" }");
+        let to =
+            flat("[app]\na = 1\nb = 3\nc = 4\n[[plugin]]\nname = \"p\"\nenv = { K = \"new\" }");
         assert_eq!(
             describe(&from, &to),
-            ["~ app.b 2 → 3", "+ app.c 4", "~ plugin[p].env.K (not shown) → (not shown)"]
+            [
+                "~ app.b 2 → 3",
+                "+ app.c 4",
+                "~ plugin[p].env.K (not shown) → (not shown)"
+            ]
         );
     }
 }

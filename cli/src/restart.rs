@@ -19,7 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 ///
 /// A successor starts first and takes over when it is ready; then the old one finishes its requests and ends.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sweetops restart edge\n  sweetops restart app\n  sweetops restart app-1a2b3c4d-1")]
+#[command(
+    after_help = "Examples:\n  sweetops restart edge\n  sweetops restart app\n  sweetops restart app-1a2b3c4d-1"
+)]
 pub(crate) struct RestartArgs {
     /// `edge`, `app`, or the name of an instance
     #[arg(value_name = "edge|app|NAME")]
@@ -42,9 +44,11 @@ struct Restarted {
 pub(crate) async fn run(ctx: &Context, args: RestartArgs) -> Result<Exit> {
     let registry = ctx.registry().await?;
     if agent::pid(&ctx.state)?.is_none() {
-        return Err(Failure::new("no agent looks after this fleet, so nothing can be restarted")
-            .hint("`sweetops up` starts one and keeps what runs")
-            .into());
+        return Err(
+            Failure::new("no agent looks after this fleet, so nothing can be restarted")
+                .hint("`sweetops up` starts one and keeps what runs")
+                .into(),
+        );
     }
     let old = choose(processes(&registry).await?, &args.target)?;
     for process in &old {
@@ -52,16 +56,22 @@ pub(crate) async fn run(ctx: &Context, args: RestartArgs) -> Result<Exit> {
     }
     let waited = tokio::time::timeout(args.timeout, wait(ctx, &registry, &old)).await;
     let running = waited.map_err(|_| {
-        Failure::new(format!("not done within {:?}; the agent goes on", args.timeout))
-            .hint("`sweetops status` shows how far it is, `sweetops logs INSTANCE` why it may hang")
-            .exit(Exit::TIMEOUT)
+        Failure::new(format!(
+            "not done within {:?}; the agent goes on",
+            args.timeout
+        ))
+        .hint("`sweetops status` shows how far it is, `sweetops logs INSTANCE` why it may hang")
+        .exit(Exit::TIMEOUT)
     })??;
     let replaced = old.into_iter().map(|p| p.name).collect();
     ctx.out.report(&Restarted { replaced, running }, Exit::DONE)
 }
 
 async fn processes(registry: &Registry) -> Result<Vec<Process>> {
-    registry.processes().await.context("cannot read the processes")
+    registry
+        .processes()
+        .await
+        .context("cannot read the processes")
 }
 
 fn choose(processes: Vec<Process>, target: &str) -> Result<Vec<Process>> {
@@ -72,10 +82,15 @@ fn choose(processes: Vec<Process>, target: &str) -> Result<Vec<Process>> {
         .filter(|p| p.name == target || p.role.as_str() == target)
         .collect();
     if chosen.is_empty() {
-        return Err(Failure::new(format!("there is no instance called {target:?}"))
-            .hint(format!("take `edge`, `app`, or one of: {}", names.join(", ")))
-            .exit(Exit::USAGE)
-            .into());
+        return Err(
+            Failure::new(format!("there is no instance called {target:?}"))
+                .hint(format!(
+                    "take `edge`, `app`, or one of: {}",
+                    names.join(", ")
+                ))
+                .exit(Exit::USAGE)
+                .into(),
+        );
     }
     Ok(chosen)
 }
@@ -88,9 +103,15 @@ async fn wait(ctx: &Context, registry: &Registry, old: &[Process]) -> Result<Vec
         // Others are not waited for.
         now.retain(|p| old.iter().any(|o| o.role == p.role));
         let left: Vec<&str> = now.iter().filter(is_old).map(|p| p.name.as_str()).collect();
-        if let Some(failed) = now.iter().find(|p| p.state == ProcessState::Failed && !is_old(p)) {
+        if let Some(failed) = now
+            .iter()
+            .find(|p| p.state == ProcessState::Failed && !is_old(p))
+        {
             return Err(Failure::new(format!("{} does not start", failed.name))
-                .hint(format!("`sweetops logs {}` shows why; what ran before goes on", failed.name))
+                .hint(format!(
+                    "`sweetops logs {}` shows why; what ran before goes on",
+                    failed.name
+                ))
                 .into());
         }
         let settled = now.iter().all(|p| p.state == ProcessState::Running);
@@ -109,6 +130,10 @@ async fn wait(ctx: &Context, registry: &Registry, old: &[Process]) -> Result<Vec
 
 impl Report for Restarted {
     fn text(&self, _color: bool) -> String {
-        format!("replaced {}; now running {}\n", self.replaced.join(", "), self.running.join(", "))
+        format!(
+            "replaced {}; now running {}\n",
+            self.replaced.join(", "),
+            self.running.join(", ")
+        )
     }
 }

@@ -49,7 +49,14 @@ impl StateDir {
 
     /// Makes the folder and its parts, readable by the owner alone.
     pub(crate) fn create(&self) -> Result<()> {
-        let parts = [self.0.clone(), self.keys(), self.releases(), self.logs(), self.agent(), self.processes()];
+        let parts = [
+            self.0.clone(),
+            self.keys(),
+            self.releases(),
+            self.logs(),
+            self.agent(),
+            self.processes(),
+        ];
         for part in parts {
             DirBuilder::new()
                 .recursive(true)
@@ -149,10 +156,18 @@ impl StateDir {
     pub(crate) fn purge(&self) -> Result<()> {
         let store = self.store();
         let store = store.to_string_lossy();
-        let files = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{store}{end}")));
-        let folders = [self.keys(), self.releases(), self.logs(), self.agent(), self.0.join("files")];
+        let files =
+            ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{store}{end}")));
+        let folders = [
+            self.keys(),
+            self.releases(),
+            self.logs(),
+            self.agent(),
+            self.0.join("files"),
+        ];
         for file in files.iter().chain([&self.default_config()]) {
-            gone(fs::remove_file(file)).with_context(|| format!("cannot remove {}", file.display()))?;
+            gone(fs::remove_file(file))
+                .with_context(|| format!("cannot remove {}", file.display()))?;
         }
         for folder in &folders {
             gone(fs::remove_dir_all(folder))

@@ -123,7 +123,11 @@ pub(crate) struct FleetStatus {
 /// Reads and prints.
 pub(crate) async fn run(ctx: &Context, args: StatusArgs) -> Result<Exit> {
     let status = read(ctx).await?;
-    let exit = if args.check && !status.ready { Exit::BAD } else { Exit::DONE };
+    let exit = if args.check && !status.ready {
+        Exit::BAD
+    } else {
+        Exit::DONE
+    };
     ctx.out.report(&status, exit)
 }
 
@@ -135,18 +139,31 @@ pub(crate) async fn read(ctx: &Context) -> Result<FleetStatus> {
         &registry.processes().await.context(reading)?,
         &registry.instances().await.context(reading)?,
     );
-    let desired = registry.desired().await.context(reading)?.map(|d| d.value).unwrap_or_default();
+    let desired = registry
+        .desired()
+        .await
+        .context(reading)?
+        .map(|d| d.value)
+        .unwrap_or_default();
     let ready = |role, release: &str| {
-        let of_pool = |i: &&InstanceStatus| i.role == role && i.release == release && i.health == Health::Ready;
+        let of_pool = |i: &&InstanceStatus| {
+            i.role == role && i.release == release && i.health == Health::Ready
+        };
         u32::try_from(instances.iter().filter(of_pool).count()).unwrap_or(u32::MAX)
     };
     let all_ready = !desired.pools.is_empty()
-        && desired.pools.iter().all(|p| ready(p.role, &p.release) >= p.replicas);
+        && desired
+            .pools
+            .iter()
+            .all(|p| ready(p.role, &p.release) >= p.replicas);
     let traffic = registry.traffic().await.context(reading)?.map(|t| t.value);
     let pid = agent::pid(&ctx.state)?;
     Ok(FleetStatus {
         endpoints: ctx.endpoints()?,
-        agent: AgentStatus { running: pid.is_some(), pid },
+        agent: AgentStatus {
+            running: pid.is_some(),
+            pid,
+        },
         traffic: traffic.map(|t| shares(&t)).unwrap_or_default(),
         ready: all_ready,
         instances,
@@ -155,8 +172,15 @@ pub(crate) async fn read(ctx: &Context) -> Result<FleetStatus> {
 }
 
 fn shares(traffic: &Traffic) -> Vec<TrafficStatus> {
-    let share = |(release, bps): (String, u16)| TrafficStatus { release, percent: f64::from(bps) / 100.0 };
-    traffic.effective(registry::unix_ms()).into_iter().map(share).collect()
+    let share = |(release, bps): (String, u16)| TrafficStatus {
+        release,
+        percent: f64::from(bps) / 100.0,
+    };
+    traffic
+        .effective(registry::unix_ms())
+        .into_iter()
+        .map(share)
+        .collect()
 }
 
 /// Joins what the agent says of processes with what instances say of themselves. An instance that has
@@ -196,7 +220,9 @@ fn join(processes: &[Process], instances: &[Instance]) -> Vec<InstanceStatus> {
             last_exit: None,
             config_digest: None,
         };
-        let status = joined.entry((instance.role, instance.name.clone())).or_insert(fresh);
+        let status = joined
+            .entry((instance.role, instance.name.clone()))
+            .or_insert(fresh);
         if status.pid != Some(instance.pid) {
             // A registration of the process before; its lease runs out by itself.
             continue;
@@ -236,7 +262,19 @@ impl Report for FleetStatus {
         line("traffic", Some(&split.join(", ")));
         text.push('\n');
         let rows: Vec<_> = self.instances.iter().map(row).collect();
-        text.push_str(&table(color, &["NAME", "HEALTH", "PID", "RELEASE", "ADDRESS", "RESTARTS", "LAST EXIT"], &rows));
+        text.push_str(&table(
+            color,
+            &[
+                "NAME",
+                "HEALTH",
+                "PID",
+                "RELEASE",
+                "ADDRESS",
+                "RESTARTS",
+                "LAST EXIT",
+            ],
+            &rows,
+        ));
         text
     }
 }
@@ -245,12 +283,18 @@ fn row(instance: &InstanceStatus) -> Vec<(Option<Tone>, String)> {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     vec![
         (None, instance.name.clone()),
-        (Some(instance.health.tone()), instance.health.word().to_owned()),
+        (
+            Some(instance.health.tone()),
+            instance.health.word().to_owned(),
+        ),
         (None, or_dash(instance.pid.map(|p| p.to_string()))),
         (None, short(&instance.release).to_owned()),
         (None, or_dash(instance.address.clone())),
         (None, instance.restarts.to_string()),
-        (None, or_dash(instance.last_exit.as_deref().map(crate::output::printable))),
+        (
+            None,
+            or_dash(instance.last_exit.as_deref().map(crate::output::printable)),
+        ),
     ]
 }
 
@@ -261,7 +305,11 @@ mod tests {
     fn process(name: &str, pid: u32, state: ProcessState) -> Process {
         Process {
             name: name.into(),
-            role: if name.starts_with("edge") { Role::Edge } else { Role::App },
+            role: if name.starts_with("edge") {
+                Role::Edge
+            } else {
+                Role::App
+            },
             release: "0123456789abcdef".into(),
             pid,
             state,
@@ -272,7 +320,11 @@ mod tests {
     }
 
     fn instance(name: &str, pid: u32) -> Instance {
-        let role = if name.starts_with("edge") { Role::Edge } else { Role::App };
+        let role = if name.starts_with("edge") {
+            Role::Edge
+        } else {
+            Role::App
+        };
         let mut instance = Instance::new(role, name, "0123456789abcdef", "127.0.0.1:1");
         instance.pid = pid;
         instance
@@ -280,25 +332,53 @@ mod tests {
 
     #[test]
     fn a_registration_of_a_dead_process_does_not_make_its_successor_ready() {
-        let health = |process: Process, instance: &Instance| join(&[process], std::slice::from_ref(instance))[0].health;
+        let health = |process: Process, instance: &Instance| {
+            join(&[process], std::slice::from_ref(instance))[0].health
+        };
         let running = || process("edge-1", 7, ProcessState::Starting);
         assert_eq!(health(running(), &instance("edge-1", 7)), Health::Ready);
         assert_eq!(health(running(), &instance("edge-1", 6)), Health::Starting);
-        assert_eq!(health(process("edge-1", 0, ProcessState::Backoff), &instance("edge-1", 6)), Health::Backoff);
-        assert_eq!(health(process("edge-1", 7, ProcessState::Stopping), &instance("edge-1", 7)), Health::Draining);
+        assert_eq!(
+            health(
+                process("edge-1", 0, ProcessState::Backoff),
+                &instance("edge-1", 6)
+            ),
+            Health::Backoff
+        );
+        assert_eq!(
+            health(
+                process("edge-1", 7, ProcessState::Stopping),
+                &instance("edge-1", 7)
+            ),
+            Health::Draining
+        );
         // No agent has a say: the registration alone speaks.
         assert_eq!(join(&[], &[instance("edge-1", 7)])[0].health, Health::Ready);
     }
 
     #[test]
     fn the_text_shows_addresses_and_instances() {
-        let mut endpoints = Endpoints::default();
-        endpoints.mcp = Some("http://127.0.0.1:8700/mcp".into());
+        let endpoints = Endpoints {
+            mcp: Some("http://127.0.0.1:8700/mcp".into()),
+            ..Endpoints::default()
+        };
         let status = FleetStatus {
             endpoints,
-            instances: join(&[process("edge-1", 7, ProcessState::Starting), process("app-01234567-1", 0, ProcessState::Failed)], &[instance("edge-1", 7)]),
-            agent: AgentStatus { running: true, pid: Some(5) },
-            traffic: vec![TrafficStatus { release: "0123456789abcdef".into(), percent: 100.0 }],
+            instances: join(
+                &[
+                    process("edge-1", 7, ProcessState::Starting),
+                    process("app-01234567-1", 0, ProcessState::Failed),
+                ],
+                &[instance("edge-1", 7)],
+            ),
+            agent: AgentStatus {
+                running: true,
+                pid: Some(5),
+            },
+            traffic: vec![TrafficStatus {
+                release: "0123456789abcdef".into(),
+                percent: 100.0,
+            }],
             ready: false,
             state: "/s".into(),
         };

@@ -64,7 +64,8 @@ pub(crate) async fn run(ctx: &Context, args: UpArgs) -> Result<Exit> {
     ctx.state.create()?;
     let working = Lock::try_take(&ctx.state.command_lock())?.ok_or_else(crate::down::busy)?;
     if keys::ensure(&ctx.state)? == Minted::New {
-        ctx.out.step(&format!("made keys in {}", ctx.state.keys().display()));
+        ctx.out
+            .step(&format!("made keys in {}", ctx.state.keys().display()));
     }
     let config = choose_config(ctx, args.config.as_deref())?;
     let settings = ctx.settings(&config)?.settings;
@@ -73,7 +74,10 @@ pub(crate) async fn run(ctx: &Context, args: UpArgs) -> Result<Exit> {
     let decided = decide(ctx, &registry, &settings, &releases).await?;
     apply(ctx, &registry, &decided).await?;
 
-    let goal = Goal { desired: decided.desired.clone(), edge_settings: settings_of(&releases.edge)? };
+    let goal = Goal {
+        desired: decided.desired.clone(),
+        edge_settings: settings_of(&releases.edge)?,
+    };
     if args.foreground {
         return foreground(ctx, goal, decided, args.timeout, working).await;
     }
@@ -86,7 +90,13 @@ pub(crate) async fn run(ctx: &Context, args: UpArgs) -> Result<Exit> {
 }
 
 fn finish(ctx: &Context, goal: &Goal, decided: &Decided, first_tool: &ready::Tool) -> Result<Exit> {
-    let up = Up::new(ctx, &goal.edge_settings, &decided.desired, decided.changed.clone(), first_tool)?;
+    let up = Up::new(
+        ctx,
+        &goal.edge_settings,
+        &decided.desired,
+        decided.changed.clone(),
+        first_tool,
+    )?;
     ctx.out.report(&up, Exit::DONE)
 }
 
@@ -95,10 +105,14 @@ fn choose_config(ctx: &Context, given: Option<&Path>) -> Result<PathBuf> {
     let path = ctx.config(given)?;
     if path == ctx.state.default_config() && !path.exists() {
         write_atomic(&path, DEFAULT_CONFIG.as_bytes())?;
-        ctx.out.step(&format!("wrote the configuration {}", path.display()));
+        ctx.out
+            .step(&format!("wrote the configuration {}", path.display()));
     }
     if given.is_some() {
-        write_atomic(&ctx.state.config_pointer(), path.as_os_str().as_encoded_bytes())?;
+        write_atomic(
+            &ctx.state.config_pointer(),
+            path.as_os_str().as_encoded_bytes(),
+        )?;
     }
     Ok(path)
 }
@@ -122,7 +136,10 @@ async fn make_releases(ctx: &Context, config: &Path) -> Result<Releases> {
         prepare(&ctx.state, &source)
     };
     ctx.out.progress("preparing the releases");
-    let releases = Releases { edge: make(Role::Edge)?, app: make(Role::App)? };
+    let releases = Releases {
+        edge: make(Role::Edge)?,
+        app: make(Role::App)?,
+    };
     let registry = ctx.registry().await?;
     for release in [&releases.edge, &releases.app] {
         let digest = config_digest(release)?;
@@ -152,7 +169,12 @@ struct Decided {
     changed: Vec<String>,
 }
 
-async fn decide(ctx: &Context, registry: &Registry, settings: &Settings, releases: &Releases) -> Result<Decided> {
+async fn decide(
+    ctx: &Context,
+    registry: &Registry,
+    settings: &Settings,
+    releases: &Releases,
+) -> Result<Decided> {
     let reading = "cannot read what runs";
     let before = registry.desired().await.context(reading)?.map(|d| d.value);
     let traffic = registry.traffic().await.context(reading)?.map(|t| t.value);
@@ -168,29 +190,64 @@ async fn decide(ctx: &Context, registry: &Registry, settings: &Settings, release
         edges: settings.fleet.edges,
         apps: settings.fleet.apps,
     };
-    let Reconciled { desired, traffic, edge_from, app_waiting, notes } = reconcile(&existing, &wanted);
+    let Reconciled {
+        desired,
+        traffic,
+        edge_from,
+        app_waiting,
+        notes,
+    } = reconcile(&existing, &wanted);
     let mut changed = notes;
     if let Some(from) = edge_from {
-        changed.extend(describe(ctx, &from, &releases.edge, "edge settings applied"));
+        changed.extend(describe(
+            ctx,
+            &from,
+            &releases.edge,
+            "edge settings applied",
+        ));
     }
     if let Some(stable) = app_waiting {
-        changed.extend(describe(ctx, &stable, &releases.app, "app changes NOT applied; `sweetops deploy --canary 5%` rolls them out"));
+        changed.extend(describe(
+            ctx,
+            &stable,
+            &releases.app,
+            "app changes NOT applied; `sweetops deploy --canary 5%` rolls them out",
+        ));
     }
-    Ok(Decided { desired, traffic, before, changed })
+    Ok(Decided {
+        desired,
+        traffic,
+        before,
+        changed,
+    })
 }
 
 fn describe(ctx: &Context, from: &str, to: &Release, heading: &str) -> Vec<String> {
     let lines = Release::load(&ctx.state, from).and_then(|from| changes(&from, to));
-    let lines = lines.unwrap_or_else(|_| vec![format!("~ release {} → {}", crate::release::short(from), to.short())]);
-    std::iter::once(format!("{heading}:")).chain(lines.into_iter().map(|l| format!("  {l}"))).collect()
+    let lines = lines.unwrap_or_else(|_| {
+        vec![format!(
+            "~ release {} → {}",
+            crate::release::short(from),
+            to.short()
+        )]
+    });
+    std::iter::once(format!("{heading}:"))
+        .chain(lines.into_iter().map(|l| format!("  {l}")))
+        .collect()
 }
 
 async fn apply(ctx: &Context, registry: &Registry, decided: &Decided) -> Result<()> {
     if let Some(traffic) = &decided.traffic {
-        registry.set_traffic(traffic, &[]).await.context("cannot write how calls are split")?;
+        registry
+            .set_traffic(traffic, &[])
+            .await
+            .context("cannot write how calls are split")?;
     }
     if decided.before.as_ref() != Some(&decided.desired) {
-        registry.set_desired(&decided.desired, &[]).await.context("cannot write what should run")?;
+        registry
+            .set_desired(&decided.desired, &[])
+            .await
+            .context("cannot write what should run")?;
     }
     for line in &decided.changed {
         ctx.out.step(line);
@@ -205,12 +262,14 @@ async fn ensure_agent(ctx: &Context) -> Result<()> {
         if running.identity.exe_digest == agent::digest_file(&own)? {
             return Ok(());
         }
-        ctx.out.step("replacing the agent of another version; the fleet goes on");
+        ctx.out
+            .step("replacing the agent of another version; the fleet goes on");
         agent::end(&running, Order::StepAside, HANDOVER_MAX).await?;
     }
     let survivors = agent::survivors(&ctx.state)?;
     if !survivors.is_empty() {
-        ctx.out.step(&format!("taking over {}", survivors.join(", ")));
+        ctx.out
+            .step(&format!("taking over {}", survivors.join(", ")));
     }
     start_agent(ctx).await
 }
@@ -228,7 +287,10 @@ async fn start_agent(ctx: &Context) -> Result<()> {
         .context("cannot start the agent")?;
     let mut word = String::new();
     if let Some(stdout) = agent.stdout.take() {
-        BufReader::new(stdout).read_line(&mut word).await.context("cannot hear from the agent")?;
+        BufReader::new(stdout)
+            .read_line(&mut word)
+            .await
+            .context("cannot hear from the agent")?;
     }
     match serde_json::from_str(&word) {
         Ok(Announcement::Begun) => Ok(()),
@@ -245,16 +307,22 @@ async fn start_agent(ctx: &Context) -> Result<()> {
         Err(_) => {
             let status = agent.wait().await.context("cannot wait for the agent")?;
             let (lines, _) = crate::logs::tail(&ctx.state.log("agent"), 10)?;
-            Err(Failure::new(format!("the agent ended before it began ({status})\n{}", lines.join("\n")))
-                .hint("`sweetops logs agent` shows more")
-                .into())
+            Err(Failure::new(format!(
+                "the agent ended before it began ({status})\n{}",
+                lines.join("\n")
+            ))
+            .hint("`sweetops logs agent` shows more")
+            .into())
         }
     }
 }
 
 /// An instance that was given up gets another chance: the operator is here.
 async fn retry_failed(registry: &Registry) -> Result<()> {
-    let processes = registry.processes().await.context("cannot read the processes")?;
+    let processes = registry
+        .processes()
+        .await
+        .context("cannot read the processes")?;
     for failed in processes.iter().filter(|p| p.state == ProcessState::Failed) {
         request_restart(registry.store(), &failed.name).await?;
     }
@@ -262,12 +330,20 @@ async fn retry_failed(registry: &Registry) -> Result<()> {
 }
 
 /// Supervises in this process; the result is printed as soon as the fleet answers.
-async fn foreground(ctx: &Context, goal: Goal, decided: Decided, patience: Duration, working: Lock) -> Result<Exit> {
+async fn foreground(
+    ctx: &Context,
+    goal: Goal,
+    decided: Decided,
+    patience: Duration,
+    working: Lock,
+) -> Result<Exit> {
     if let Some(pid) = agent::pid(&ctx.state)? {
-        return Err(Failure::new(format!("an agent (pid {pid}) already looks after this fleet"))
-            .hint("`sweetops down` stops it; without --foreground this command brings it up to date")
-            .exit(Exit::REFUSED)
-            .into());
+        return Err(Failure::new(format!(
+            "an agent (pid {pid}) already looks after this fleet"
+        ))
+        .hint("`sweetops down` stops it; without --foreground this command brings it up to date")
+        .exit(Exit::REFUSED)
+        .into());
     }
     let agent = Agent::begin(&ctx.state).await?;
     let supervision = agent.run(agent::orders_by_signal()?);
@@ -284,29 +360,53 @@ async fn foreground(ctx: &Context, goal: Goal, decided: Decided, patience: Durat
 }
 
 /// New edge settings that do not work are taken back; the old edge has served all the while.
-async fn roll_back(ctx: &Context, registry: &Registry, decided: &Decided, error: anyhow::Error) -> Result<Exit> {
-    let Some(before) = decided.before.as_ref().filter(|b| edges(b) != edges(&decided.desired)) else {
+async fn roll_back(
+    ctx: &Context,
+    registry: &Registry,
+    decided: &Decided,
+    error: anyhow::Error,
+) -> Result<Exit> {
+    let Some(before) = decided
+        .before
+        .as_ref()
+        .filter(|b| edges(b) != edges(&decided.desired))
+    else {
         return Err(error);
     };
     if edges(before).is_empty() || !still_serves(registry, &edges(before)).await? {
         return Err(error);
     }
-    registry.set_desired(before, &[]).await.context("cannot take the new edge settings back")?;
+    registry
+        .set_desired(before, &[])
+        .await
+        .context("cannot take the new edge settings back")?;
     ctx.out.clear_progress();
-    Err(Failure::new("the new edge settings do not work and were taken back; the edge before goes on serving")
-        .source(format!("{error:#}"))
-        .hint("correct the configuration and run `sweetops up` again")
-        .exit(Exit::ROLLED_BACK)
-        .into())
+    Err(Failure::new(
+        "the new edge settings do not work and were taken back; the edge before goes on serving",
+    )
+    .source(format!("{error:#}"))
+    .hint("correct the configuration and run `sweetops up` again")
+    .exit(Exit::ROLLED_BACK)
+    .into())
 }
 
 fn edges(desired: &Desired) -> Vec<&str> {
-    desired.pools.iter().filter(|p| p.role == Role::Edge).map(|p| p.release.as_str()).collect()
+    desired
+        .pools
+        .iter()
+        .filter(|p| p.role == Role::Edge)
+        .map(|p| p.release.as_str())
+        .collect()
 }
 
 async fn still_serves(registry: &Registry, releases: &[&str]) -> Result<bool> {
-    let instances = registry.instances().await.context("cannot read the instances")?;
-    Ok(instances.iter().any(|i| i.role == Role::Edge && i.is_ready() && releases.contains(&i.release.as_str())))
+    let instances = registry
+        .instances()
+        .await
+        .context("cannot read the instances")?;
+    Ok(instances
+        .iter()
+        .any(|i| i.role == Role::Edge && i.is_ready() && releases.contains(&i.release.as_str())))
 }
 
 #[cfg(test)]

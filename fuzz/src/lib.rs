@@ -158,3 +158,24 @@ pub fn configuration(data: &[u8]) {
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let _ = settings::load_str(file, env);
 }
+
+/// Single Cap'n Proto messages, as clients send them.
+pub fn capnp(data: &[u8]) {
+    use translate::capnp::{Limits, message};
+
+    match message::decode_request(data, &Limits::default()) {
+        Ok((_, asked)) => {
+            if let Ok(Some(call)) = asked.call(1, &ClientMeta::plain("fuzz")) {
+                let read = envelope::read(&call.body);
+                assert!(
+                    matches!(read, Ok(Body::One(Ok(Message::Request { .. })))),
+                    "a call does not read back"
+                );
+            }
+        }
+        Err((id, failure)) => {
+            let answer = message::encode_failure(id, failure, "fuzz");
+            assert!(!answer.is_empty());
+        }
+    }
+}

@@ -130,10 +130,6 @@ fn print(summary: &Summary, output: Output) -> Result<()> {
     Ok(())
 }
 
-#[expect(
-    clippy::field_reassign_with_default,
-    reason = "goose's configuration has private fields"
-)]
 fn configuration(args: &Args) -> GooseConfiguration {
     let report = args.report.as_deref().map(|path| {
         let with = |extension| path.with_extension(extension).display().to_string();

@@ -140,7 +140,7 @@ impl Written {
         let objective = Objective {
             error_ratio_max: self
                 .error_ratio_max
-                .map(|text| settings::parse_percent(&text).map(|p| p.fraction()))
+                .map(|text| settings::parse_percent(&text).map(settings::Percent::fraction))
                 .transpose()
                 .context("error_ratio_max")?,
             p50_max: duration(self.p50_max).context("p50_max")?,

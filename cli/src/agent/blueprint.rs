@@ -8,8 +8,8 @@ use anyhow::Result;
 use registry::Role;
 
 use super::sockets::Listen;
-use crate::release::Release;
 use crate::context::settings_of;
+use crate::release::Release;
 use crate::state::StateDir;
 
 /// Beyond an instance's own patience, before it is killed.
@@ -50,7 +50,14 @@ pub(crate) fn of_release(state: &StateDir, role: Role, id: &str) -> Result<Bluep
         }
         Role::App => (None, &settings.app.shutdown),
     };
-    let args = ["--config".into(), release.config().into(), "--state".into(), state.path().into(), "--release".into(), id.into()];
+    let args = [
+        "--config".into(),
+        release.config().into(),
+        "--state".into(),
+        state.path().into(),
+        "--release".into(),
+        id.into(),
+    ];
     Ok(Blueprint {
         program: release.program(),
         program_digest: release.binary_digest.clone(),

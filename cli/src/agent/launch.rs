@@ -85,7 +85,14 @@ pub(crate) fn open_log(path: &Path) -> Result<File> {
 
 /// Takes out what belongs to the agent: its settings and what a service manager said to it.
 fn clean_environment(command: &mut Command) {
-    let ours = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+    let ours = [
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+    ];
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with(SETTINGS_PREFIX) {
             command.env_remove(name);

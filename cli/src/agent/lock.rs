@@ -28,9 +28,15 @@ impl Lock {
             }
             // The last holder removed the file between our opening and locking it: then this lock
             // guards a name that nobody else will find.
-            let ours = file.metadata().with_context(|| format!("cannot inspect {}", path.display()))?.ino();
+            let ours = file
+                .metadata()
+                .with_context(|| format!("cannot inspect {}", path.display()))?
+                .ino();
             if fs::metadata(path).is_ok_and(|found| found.ino() == ours) {
-                return Ok(Some(Self { path: path.to_owned(), _file: file }));
+                return Ok(Some(Self {
+                    path: path.to_owned(),
+                    _file: file,
+                }));
             }
         }
     }

@@ -21,10 +21,16 @@ pub(crate) const ENDED_LOGS_MAX: usize = 40;
 /// instances that `is_live` does not know.
 pub(crate) fn tidy(folder: &Path, bytes_max: u64, is_live: impl Fn(&str) -> bool) -> Result<()> {
     let mut ended: Vec<(SystemTime, PathBuf)> = Vec::new();
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
-        let (Some("log"), Ok(meta)) = (path.extension().and_then(|e| e.to_str()), fs::metadata(&path)) else {
+        let path = entry
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .path();
+        let (Some("log"), Ok(meta)) = (
+            path.extension().and_then(|e| e.to_str()),
+            fs::metadata(&path),
+        ) else {
             continue;
         };
         if meta.len() > bytes_max {
@@ -38,7 +44,8 @@ pub(crate) fn tidy(folder: &Path, bytes_max: u64, is_live: impl Fn(&str) -> bool
     ended.sort();
     let surplus = ended.len().saturating_sub(ENDED_LOGS_MAX);
     for (_, path) in ended.into_iter().take(surplus) {
-        for file in std::iter::once(path.clone()).chain((1..LOG_FILES_MAX).map(|n| older(&path, n))) {
+        for file in std::iter::once(path.clone()).chain((1..LOG_FILES_MAX).map(|n| older(&path, n)))
+        {
             crate::state::gone(fs::remove_file(&file))
                 .with_context(|| format!("cannot remove {}", file.display()))?;
         }
@@ -73,13 +80,18 @@ mod tests {
         let log = home.path().join("edge-1.log");
         let mut writer = crate::agent::launch::open_log(&log).unwrap();
         for round in 0..7 {
-            writer.write_all(format!("round {round} {}\n", "x".repeat(32)).as_bytes()).unwrap();
+            writer
+                .write_all(format!("round {round} {}\n", "x".repeat(32)).as_bytes())
+                .unwrap();
             tidy(home.path(), 16, |_| true).unwrap();
         }
         writer.write_all(b"now\n").unwrap();
         assert_eq!(fs::read_to_string(&log).unwrap(), "now\n");
         let first_words = |n| fs::read_to_string(older(&log, n)).unwrap()[..7].to_owned();
-        assert_eq!((1..5).map(first_words).collect::<Vec<_>>(), ["round 6", "round 5", "round 4", "round 3"]);
+        assert_eq!(
+            (1..5).map(first_words).collect::<Vec<_>>(),
+            ["round 6", "round 5", "round 4", "round 3"]
+        );
         assert!(!older(&log, 5).exists());
     }
 
@@ -91,7 +103,10 @@ mod tests {
         }
         fs::write(home.path().join("edge-1.log"), "").unwrap();
         tidy(home.path(), LOG_BYTES_MAX, |name| name == "edge-1").unwrap();
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), ENDED_LOGS_MAX + 1);
+        assert_eq!(
+            fs::read_dir(home.path()).unwrap().count(),
+            ENDED_LOGS_MAX + 1
+        );
         assert!(home.path().join("edge-1.log").exists());
     }
 }

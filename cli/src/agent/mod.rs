@@ -78,7 +78,10 @@ pub(crate) async fn run(ctx: &Context, _args: AgentArgs) -> Result<Exit> {
 fn announce(error: Option<Told>) -> Result<()> {
     let word = match error {
         None => Announcement::Begun,
-        Some(told) => Announcement::Failed { lines: told.lines, hint: told.hint },
+        Some(told) => Announcement::Failed {
+            lines: told.lines,
+            hint: told.hint,
+        },
     };
     let mut stdout = std::io::stdout().lock();
     let line = serde_json::to_string(&word).context("cannot encode the announcement")?;
@@ -105,13 +108,21 @@ impl Agent {
                 .hint("`sweetops status` shows it; another fleet needs another state folder: --state DIR")
                 .exit(Exit::REFUSED)
         })?;
-        let store = Store::open_sqlite(&state.store()).await.context("cannot open the store")?;
+        let store = Store::open_sqlite(&state.store())
+            .await
+            .context("cannot open the store")?;
         let registry = Registry::new(store.clone());
         let first_wishes = wishes::read(&registry).await?;
         let blueprints = Arc::new(blueprint::of_release);
         let supervisor = Supervisor::begin(state, registry, blueprints, first_wishes.clone())?;
         records::save_agent(state)?;
-        Ok(Self { state: state.clone(), store, first_wishes, supervisor, lock })
+        Ok(Self {
+            state: state.clone(),
+            store,
+            first_wishes,
+            supervisor,
+            lock,
+        })
     }
 
     /// Supervises until an order ends it.
@@ -149,7 +160,9 @@ pub(crate) fn find(state: &StateDir) -> Result<Option<Handle>> {
 
 /// The running agent's process id: a cheap look.
 pub(crate) fn pid(state: &StateDir) -> Result<Option<u32>> {
-    Ok(load_agent(state)?.filter(|r| process::lives(&r.identity)).map(|r| r.identity.pid))
+    Ok(load_agent(state)?
+        .filter(|r| process::lives(&r.identity))
+        .map(|r| r.identity.pid))
 }
 
 /// Recorded processes that still live.
@@ -158,7 +171,11 @@ pub(crate) fn survivors(state: &StateDir) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let records = records::load(state)?;
-    Ok(records.into_iter().filter(|r| process::lives(&r.identity)).map(|r| r.name).collect())
+    Ok(records
+        .into_iter()
+        .filter(|r| process::lives(&r.identity))
+        .map(|r| r.name)
+        .collect())
 }
 
 /// Tells an agent to end, and waits until it has.
@@ -167,10 +184,15 @@ pub(crate) async fn end(agent: &Handle, order: Order, patience: Duration) -> Res
         Order::Stop => Signal::TERM,
         Order::StepAside => Signal::HUP,
     })?;
-    tokio::time::timeout(patience, agent.wait()).await.map_err(|_| {
-        Failure::new(format!("the agent (pid {}) did not end within {patience:?}", agent.identity.pid))
+    tokio::time::timeout(patience, agent.wait())
+        .await
+        .map_err(|_| {
+            Failure::new(format!(
+                "the agent (pid {}) did not end within {patience:?}",
+                agent.identity.pid
+            ))
             .hint("`sweetops logs agent` shows what it is doing")
             .exit(Exit::TIMEOUT)
-    })?;
+        })?;
     Ok(())
 }

@@ -16,7 +16,12 @@ pub(crate) fn of(address: SocketAddr) -> Option<String> {
     let processes = fs::read_dir("/proc").ok()?;
     processes
         .flatten()
-        .filter(|p| p.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+        .filter(|p| {
+            p.file_name()
+                .to_string_lossy()
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+        })
         .find(|process| holds(&process.path(), &socket))
         .map(|process| describe(&process.path()))
 }
@@ -60,7 +65,11 @@ fn listening_inode(table: &str, address: SocketAddr) -> Option<u64> {
 /// An address as the kernel prints it: words in the machine's byte order, in hex.
 fn parse_ip(hex: &str) -> Option<IpAddr> {
     let words: Option<Vec<[u8; 4]>> = (0..hex.len() / 8)
-        .map(|n| u32::from_str_radix(hex.get(n * 8..n * 8 + 8)?, 16).ok().map(u32::to_ne_bytes))
+        .map(|n| {
+            u32::from_str_radix(hex.get(n * 8..n * 8 + 8)?, 16)
+                .ok()
+                .map(u32::to_ne_bytes)
+        })
         .collect();
     match words?.as_slice() {
         [v4] => Some(IpAddr::V4(Ipv4Addr::from(*v4))),
@@ -82,7 +91,10 @@ mod tests {
     fn a_listener_of_this_process_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let owner = of(listener.local_addr().unwrap()).unwrap();
-        assert!(owner.contains(&format!("(pid {})", std::process::id())), "{owner}");
+        assert!(
+            owner.contains(&format!("(pid {})", std::process::id())),
+            "{owner}"
+        );
         let address = listener.local_addr().unwrap();
         drop(listener);
         assert_eq!(of(address), None);

@@ -255,7 +255,10 @@ impl Plan {
     fn end(&mut self, member: &Member) {
         let name = member.name.clone();
         match member.phase {
-            Phase::Running { .. } => self.steps.push(Step::Stop { name, then: Then::Forget }),
+            Phase::Running { .. } => self.steps.push(Step::Stop {
+                name,
+                then: Then::Forget,
+            }),
             Phase::Waiting { .. } | Phase::Failed => self.steps.push(Step::Forget { name }),
             Phase::Stopping { .. } => {}
         }
@@ -263,12 +266,20 @@ impl Plan {
 }
 
 /// Decides the next steps.
-pub(crate) fn decide(policy: &Policy, goal: &Goal, members: &[Member], sockets: Sockets, now: Millis) -> Plan {
+pub(crate) fn decide(
+    policy: &Policy,
+    goal: &Goal,
+    members: &[Member],
+    sockets: Sockets,
+    now: Millis,
+) -> Plan {
     let mut plan = Plan::default();
     for member in members {
         if let Phase::Stopping { kill_at, .. } = member.phase {
             if kill_at <= now {
-                plan.steps.push(Step::Kill { name: member.name.clone() });
+                plan.steps.push(Step::Kill {
+                    name: member.name.clone(),
+                });
             } else {
                 plan.wake_at(kill_at);
             }
@@ -280,7 +291,10 @@ pub(crate) fn decide(policy: &Policy, goal: &Goal, members: &[Member], sockets: 
             for pool in pools {
                 converge(&mut plan, policy, pools, pool, members, sockets, now);
             }
-            for orphan in members.iter().filter(|m| !pools.iter().any(|p| owns(pools, p, m))) {
+            for orphan in members
+                .iter()
+                .filter(|m| !pools.iter().any(|p| owns(pools, p, m)))
+            {
                 plan.end(orphan);
             }
         }
@@ -303,7 +317,11 @@ fn owns(pools: &[Pool], pool: &Pool, member: &Member) -> bool {
     if pool.role != member.role {
         return false;
     }
-    let wanted = |release: &str| pools.iter().any(|p| p.role == pool.role && p.release == release);
+    let wanted = |release: &str| {
+        pools
+            .iter()
+            .any(|p| p.role == pool.role && p.release == release)
+    };
     let first = || pools.iter().find(|p| p.role == pool.role) == Some(pool);
     pool.release == member.release
         || (pool.role == Role::Edge && !wanted(&member.release) && first())
@@ -321,7 +339,7 @@ fn converge(
     let wanted = usize::try_from(pool.replicas).unwrap_or(usize::MAX);
     let owned = members
         .iter()
-        .filter(|m| owns(pools, pool, m) && !(m.stopping() && !comes_back(m)));
+        .filter(|m| (comes_back(m) || !m.stopping()) && owns(pools, pool, m));
     let (stale, mut fresh): (Vec<&Member>, Vec<&Member>) =
         owned.partition(|m| m.replace || m.release != pool.release);
     let overlap = pool.role == Role::App || sockets == Sockets::Held;
@@ -337,11 +355,16 @@ fn converge(
         tend(plan, policy, member, may_start, now);
     }
 
-    let (serving, dead): (Vec<&Member>, Vec<&Member>) = stale.into_iter().partition(|m| m.running());
+    let (serving, dead): (Vec<&Member>, Vec<&Member>) =
+        stale.into_iter().partition(|m| m.running());
     dead.iter().for_each(|m| plan.end(m));
 
     let ready = fresh.iter().filter(|m| m.ready()).count();
-    let removable = if overlap { (ready + serving.len()).saturating_sub(wanted) } else { serving.len() };
+    let removable = if overlap {
+        (ready + serving.len()).saturating_sub(wanted)
+    } else {
+        serving.len()
+    };
     let mut leaving: Vec<&&Member> = serving.iter().collect();
     leaving.sort_by_key(|m| std::cmp::Reverse(usefulness(m)));
     leaving.iter().take(removable).for_each(|m| plan.end(m));
@@ -357,7 +380,13 @@ fn converge(
 
 /// A failed start is stopped and comes back under its own name, so it still fills its place.
 fn comes_back(member: &Member) -> bool {
-    matches!(member.phase, Phase::Stopping { then: Then::Retry, .. })
+    matches!(
+        member.phase,
+        Phase::Stopping {
+            then: Then::Retry,
+            ..
+        }
+    )
 }
 
 /// Looks after a member that should be there.
@@ -372,7 +401,10 @@ fn tend(plan: &mut Plan, policy: &Policy, member: &Member, may_start: bool, now:
         Phase::Running { ready: false } if member.ready_since.is_none() => {
             let deadline = member.started.saturating_add(policy.start_deadline_ms);
             if deadline <= now {
-                plan.steps.push(Step::Stop { name: member.name.clone(), then: Then::Retry });
+                plan.steps.push(Step::Stop {
+                    name: member.name.clone(),
+                    then: Then::Retry,
+                });
             } else {
                 plan.wake_at(deadline);
             }
@@ -387,7 +419,11 @@ fn start(plan: &mut Plan, pool: &Pool, members: &[Member], count: usize) {
         .map(|n| instance_name(pool.role, &pool.release, n))
         .filter(|name| !taken(name));
     for name in free.take(count) {
-        plan.steps.push(Step::Start { name, role: pool.role, release: pool.release.clone() });
+        plan.steps.push(Step::Start {
+            name,
+            role: pool.role,
+            release: pool.release.clone(),
+        });
     }
 }
 
@@ -403,7 +439,10 @@ pub(crate) fn instance_name(role: Role, release: &str, number: u64) -> String {
 }
 
 fn ordinal(name: &str) -> u64 {
-    name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(u64::MAX)
+    name.rsplit('-')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(u64::MAX)
 }
 
 /// Smaller is more useful.

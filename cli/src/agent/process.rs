@@ -113,7 +113,10 @@ pub(crate) struct Handle {
 }
 
 fn pidfd(pid: u32) -> Result<AsyncFd<OwnedFd>> {
-    #[expect(deprecated, reason = "an owned descriptor stays open for as long as the wait")]
+    #[expect(
+        deprecated,
+        reason = "an owned descriptor stays open for as long as the wait"
+    )]
     let waiting = AsyncFd::with_interest(pidfd_of(pid)?, Interest::READABLE);
     waiting.context("cannot wait for a process")
 }
@@ -129,11 +132,25 @@ fn pidfd_of(pid: u32) -> Result<OwnedFd> {
 
 /// Holds a child just started. Its id is ours until it is collected, so there is nothing to check.
 pub(crate) fn hold_child(mut child: Child, exe_digest: &str) -> Result<(Held, Handle)> {
-    let attempt = || Ok((Identity::of_started(child.id(), exe_digest)?, Arc::new(pidfd(child.id())?)));
+    let attempt = || {
+        Ok((
+            Identity::of_started(child.id(), exe_digest)?,
+            Arc::new(pidfd(child.id())?),
+        ))
+    };
     match attempt() {
         Ok((identity, pidfd)) => {
-            let handle = Handle { identity, pidfd: Arc::clone(&pidfd) };
-            Ok((Held { origin: Origin::Started(child), pidfd }, handle))
+            let handle = Handle {
+                identity,
+                pidfd: Arc::clone(&pidfd),
+            };
+            Ok((
+                Held {
+                    origin: Origin::Started(child),
+                    pidfd,
+                },
+                handle,
+            ))
         }
         Err(error) => {
             // A child that cannot be held must not be left: neither running nor uncollected.
@@ -149,7 +166,8 @@ pub(crate) fn lives(recorded: &Identity) -> bool {
     let Ok(pidfd) = pidfd_of(recorded.pid) else {
         return false;
     };
-    let same = Identity::of_started(recorded.pid, &recorded.exe_digest).is_ok_and(|found| found == *recorded);
+    let same = Identity::of_started(recorded.pid, &recorded.exe_digest)
+        .is_ok_and(|found| found == *recorded);
     same && !has_ended(&pidfd).unwrap_or(true)
 }
 
@@ -165,15 +183,27 @@ pub(crate) fn adopt(recorded: &Identity) -> Result<Option<(Held, Handle)>> {
         return Ok(None);
     }
     let pidfd = Arc::new(pidfd);
-    let handle = Handle { identity: recorded.clone(), pidfd: Arc::clone(&pidfd) };
-    Ok(Some((Held { origin: Origin::Adopted, pidfd }, handle)))
+    let handle = Handle {
+        identity: recorded.clone(),
+        pidfd: Arc::clone(&pidfd),
+    };
+    Ok(Some((
+        Held {
+            origin: Origin::Adopted,
+            pidfd,
+        },
+        handle,
+    )))
 }
 
 /// A pidfd is readable once its process has ended.
 fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec};
     let mut wait = [PollFd::new(pidfd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     Ok(rustix::event::poll(&mut wait, Some(&now)).context("cannot look at a process")? > 0)
 }
 
@@ -198,7 +228,9 @@ impl Handle {
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(e).with_context(|| format!("cannot signal process {}", self.identity.pid)),
+            Err(e) => {
+                Err(e).with_context(|| format!("cannot signal process {}", self.identity.pid))
+            }
         }
     }
 
@@ -240,7 +272,10 @@ mod tests {
 
         let (adopted, other_handle) = adopt(&identity).unwrap().unwrap();
         other_handle.signal(Signal::KILL).unwrap();
-        assert_eq!(adopted.ended().await, "unknown: it was started by an earlier agent");
+        assert_eq!(
+            adopted.ended().await,
+            "unknown: it was started by an earlier agent"
+        );
         assert_eq!(held.ended().await, "signal: 9 (SIGKILL)");
         assert!(adopt(&identity).unwrap().is_none());
         handle.signal(Signal::TERM).unwrap();

@@ -26,7 +26,10 @@ pub(crate) async fn publish(registry: Registry, mut processes: watch::Receiver<P
                 }
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "cannot tell the store about the processes");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot tell the store about the processes"
+                );
                 tokio::time::sleep(backoff.wait()).await;
                 if processes.has_changed().is_err() {
                     return;
@@ -37,11 +40,18 @@ pub(crate) async fn publish(registry: Registry, mut processes: watch::Receiver<P
 }
 
 /// Writes what differs.
-pub(crate) async fn bring(registry: &Registry, stored: Option<Processes>, wanted: &Processes) -> Result<()> {
+pub(crate) async fn bring(
+    registry: &Registry,
+    stored: Option<Processes>,
+    wanted: &Processes,
+) -> Result<()> {
     let stored = match stored {
         Some(stored) => stored,
         None => {
-            let found = registry.processes().await.context("cannot read the process records")?;
+            let found = registry
+                .processes()
+                .await
+                .context("cannot read the process records")?;
             found.into_iter().map(|p| (p.name.clone(), p)).collect()
         }
     };

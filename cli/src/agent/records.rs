@@ -60,23 +60,34 @@ pub(crate) fn remove(state: &StateDir, name: &str) -> Result<()> {
 pub(crate) fn load(state: &StateDir) -> Result<Vec<ProcessRecord>> {
     let folder = state.processes();
     let mut records: Vec<ProcessRecord> = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .path();
         if path.extension().is_none_or(|e| e != "json") {
             continue;
         }
         match fs::read(&path).map(|bytes| serde_json::from_slice(&bytes)) {
             Ok(Ok(record)) => records.push(record),
-            unreadable => tracing::warn!(path = %path.display(), found = ?unreadable.map(|r| r.err()), "a process record cannot be read"),
+            unreadable => {
+                tracing::warn!(path = %path.display(), found = ?unreadable.map(Result::err), "a process record cannot be read")
+            }
         }
     }
     for stray in strays(state) {
         // An instance that is just starting a plugin shows up twice for a moment: its record tells which is it.
-        let alive = |r: &ProcessRecord| Identity::of(r.identity.pid).is_ok_and(|found| found == r.identity);
+        let alive =
+            |r: &ProcessRecord| Identity::of(r.identity.pid).is_ok_and(|found| found == r.identity);
         let known = records.iter().find(|r| r.name == stray.name);
         if !known.is_some_and(alive) {
             records.retain(|r| r.name != stray.name);
-            tracing::info!(instance = stray.name, pid = stray.identity.pid, "found a process without a record");
+            tracing::info!(
+                instance = stray.name,
+                pid = stray.identity.pid,
+                "found a process without a record"
+            );
             save(state, &stray)?;
             records.push(stray);
         }
@@ -105,12 +116,27 @@ fn stray(state: &StateDir, process: &Path, pid: u32) -> Option<ProcessRecord> {
     let release = inside.next()?.to_str()?.to_owned();
     // A removed file's link says so at its end.
     let program = inside.next()?.to_str()?.trim_end_matches(" (deleted)");
-    let role = [Role::Edge, Role::App].into_iter().find(|r| program_name(*r) == program)?;
+    let role = [Role::Edge, Role::App]
+        .into_iter()
+        .find(|r| program_name(*r) == program)?;
     let command = fs::read(process.join("cmdline")).ok()?;
-    let name = command.split(|b| *b == 0).skip_while(|word| *word != b"--name").nth(1)?;
-    let name = registry::check_name(std::str::from_utf8(name).ok()?).ok()?.to_owned();
+    let name = command
+        .split(|b| *b == 0)
+        .skip_while(|word| *word != b"--name")
+        .nth(1)?;
+    let name = registry::check_name(std::str::from_utf8(name).ok()?)
+        .ok()?
+        .to_owned();
     let identity = Identity::of(pid).ok()?;
-    Some(ProcessRecord { name, role, release, identity, slot: 0, started_unix_ms: registry::unix_ms(), restarts: 0 })
+    Some(ProcessRecord {
+        name,
+        role,
+        release,
+        identity,
+        slot: 0,
+        started_unix_ms: registry::unix_ms(),
+        restarts: 0,
+    })
 }
 
 /// Writes down who the agent is.
@@ -133,7 +159,8 @@ pub(crate) fn load_agent(state: &StateDir) -> Result<Option<AgentRecord>> {
     let path = state.agent_record();
     read_optional(&path)?
         .map(|bytes| {
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is not the agent's record", path.display()))
+            serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is not the agent's record", path.display()))
         })
         .transpose()
 }

@@ -118,13 +118,20 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Nothing held yet; knows the addresses of before.
     pub(crate) fn new(state: &StateDir) -> Result<Self> {
-        Ok(Self { state: state.clone(), held: Vec::new(), known: endpoints(state)? })
+        Ok(Self {
+            state: state.clone(),
+            held: Vec::new(),
+            known: endpoints(state)?,
+        })
     }
 
     /// Takes copies of the known sockets out of a running edge. Says whether every shared one is held now.
     pub(crate) fn recover(&mut self, edge: &Handle) -> Result<bool> {
         let missing = |sockets: &Self| {
-            sockets.known.iter().any(|e| e.door != Door::Admin && !sockets.has(e))
+            sockets
+                .known
+                .iter()
+                .any(|e| e.door != Door::Admin && !sockets.has(e))
         };
         let folder = format!("/proc/{}/fd", edge.identity.pid);
         let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))?;
@@ -134,11 +141,18 @@ impl Sockets {
             let (true, Ok(number)) = (link.to_string_lossy().starts_with("socket:"), number) else {
                 continue;
             };
-            let fd = match rustix::process::pidfd_getfd(edge.pidfd(), number, PidfdGetfdFlags::empty()) {
+            let fd = match rustix::process::pidfd_getfd(
+                edge.pidfd(),
+                number,
+                PidfdGetfdFlags::empty(),
+            ) {
                 Ok(fd) => fd,
                 // It was closed meanwhile.
                 Err(rustix::io::Errno::BADF) => continue,
-                Err(e) => return Err(e).context("the system does not permit copying sockets from the edge"),
+                Err(e) => {
+                    return Err(e)
+                        .context("the system does not permit copying sockets from the edge");
+                }
             };
             if let Some(endpoint) = self.known_listener(&fd) {
                 self.held.push(Socket { endpoint, fd });
@@ -161,10 +175,17 @@ impl Sockets {
     }
 
     /// Copies of the three sockets of an edge in this slot, bound first where they are not yet.
-    pub(crate) fn for_edge(&mut self, listen: &Listen, slot: u32) -> Result<Vec<(&'static str, OwnedFd)>> {
+    pub(crate) fn for_edge(
+        &mut self,
+        listen: &Listen,
+        slot: u32,
+    ) -> Result<Vec<(&'static str, OwnedFd)>> {
         let doors = [(Door::Http, 0), (Door::Admin, slot), (Door::Capnp, 0)];
         let before = self.held.len();
-        let result = doors.iter().map(|(door, slot)| self.copy(listen, *door, *slot)).collect();
+        let result = doors
+            .iter()
+            .map(|(door, slot)| self.copy(listen, *door, *slot))
+            .collect();
         if self.held.len() != before {
             self.save()?;
         }
@@ -187,7 +208,12 @@ impl Sockets {
             .map(|e| e.bound);
         let (fd, bound) = bind(door, configured, slot, known)?;
         let copy = duplicate(door, &fd)?;
-        let endpoint = Endpoint { door, slot, configured: configured.to_owned(), bound };
+        let endpoint = Endpoint {
+            door,
+            slot,
+            configured: configured.to_owned(),
+            bound,
+        };
         self.held.push(Socket { endpoint, fd });
         Ok(copy)
     }
@@ -195,8 +221,16 @@ impl Sockets {
     /// Lets go of sockets that no edge of `listens` uses any more.
     pub(crate) fn retain(&mut self, listens: &[Listen]) -> Result<()> {
         let before = self.held.len();
-        self.held.retain(|s| listens.iter().any(|l| l.at(s.endpoint.door) == s.endpoint.configured));
-        if self.held.len() != before { self.save() } else { Ok(()) }
+        self.held.retain(|s| {
+            listens
+                .iter()
+                .any(|l| l.at(s.endpoint.door) == s.endpoint.configured)
+        });
+        if self.held.len() != before {
+            self.save()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the addresses down for the commands and for the next agent.
@@ -223,7 +257,12 @@ fn duplicate(door: Door, fd: &OwnedFd) -> Result<(&'static str, OwnedFd)> {
 }
 
 /// Binds at `known` if that is free and the configuration leaves the port open, else as configured.
-fn bind(door: Door, configured: &str, slot: u32, known: Option<SocketAddr>) -> Result<(OwnedFd, SocketAddr)> {
+fn bind(
+    door: Door,
+    configured: &str,
+    slot: u32,
+    known: Option<SocketAddr>,
+) -> Result<(OwnedFd, SocketAddr)> {
     let mut address = resolve(door, configured)?;
     if slot > 0 {
         address.set_port(0);
@@ -239,11 +278,18 @@ fn bind(door: Door, configured: &str, slot: u32, known: Option<SocketAddr>) -> R
 
 fn resolve(door: Door, configured: &str) -> Result<SocketAddr> {
     let unusable = |why: String| {
-        Failure::new(format!("`{}` = \"{configured}\" cannot be listened on: {why}", door.key()))
-            .hint("write an address and a port, such as \"127.0.0.1:8700\"; port 0 takes any free one")
+        Failure::new(format!(
+            "`{}` = \"{configured}\" cannot be listened on: {why}",
+            door.key()
+        ))
+        .hint("write an address and a port, such as \"127.0.0.1:8700\"; port 0 takes any free one")
     };
-    let mut found = configured.to_socket_addrs().map_err(|e| unusable(e.to_string()))?;
-    Ok(found.next().ok_or_else(|| unusable("the name has no address".into()))?)
+    let mut found = configured
+        .to_socket_addrs()
+        .map_err(|e| unusable(e.to_string()))?;
+    Ok(found
+        .next()
+        .ok_or_else(|| unusable("the name has no address".into()))?)
 }
 
 fn listen(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -258,7 +304,7 @@ fn refused(door: Door, address: SocketAddr, error: &io::Error) -> Failure {
     let key = door.key();
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let by = owner::of(address).map_or_else(|| "another process".to_owned(), |owner| owner);
+            let by = owner::of(address).unwrap_or_else(|| "another process".to_owned());
             Failure::new(format!("`{key}`: {address} is in use by {by}")).hint(format!(
                 "stop that process, or change `{key}` in the configuration (port 0 takes any free one),\n\
                  or for this start alone: SWEETMCP__EDGE__{}={}:0",
@@ -270,10 +316,11 @@ fn refused(door: Door, address: SocketAddr, error: &io::Error) -> Failure {
             Failure::new(format!("`{key}`: this user may not listen on {address}"))
                 .hint("take a port of 1024 or above")
         }
-        io::ErrorKind::AddrNotAvailable => {
-            Failure::new(format!("`{key}`: {} is no address of this machine", address.ip()))
-                .hint("take 127.0.0.1, or 0.0.0.0 for all of its addresses")
-        }
+        io::ErrorKind::AddrNotAvailable => Failure::new(format!(
+            "`{key}`: {} is no address of this machine",
+            address.ip()
+        ))
+        .hint("take 127.0.0.1, or 0.0.0.0 for all of its addresses"),
         _ => Failure::new(format!("`{key}`: cannot listen on {address}: {error}")),
     }
 }
@@ -294,7 +341,11 @@ mod tests {
 
     fn any_port() -> Listen {
         let address = || "127.0.0.1:0".to_owned();
-        Listen { http: address(), admin: address(), capnp: address() }
+        Listen {
+            http: address(),
+            admin: address(),
+            capnp: address(),
+        }
     }
 
     #[test]
@@ -304,7 +355,9 @@ mod tests {
         let mut sockets = Sockets::new(&state).unwrap();
         let mut ports = |slot| -> Vec<u16> {
             let fds = sockets.for_edge(&any_port(), slot).unwrap();
-            fds.into_iter().map(|(_, fd)| TcpListener::from(fd).local_addr().unwrap().port()).collect()
+            fds.into_iter()
+                .map(|(_, fd)| TcpListener::from(fd).local_addr().unwrap().port())
+                .collect()
         };
         let (first, again, second) = (ports(0), ports(0), ports(1));
         assert_eq!(first, again);
@@ -315,8 +368,10 @@ mod tests {
         sockets.held.clear();
         let mut next = Sockets::new(&state).unwrap();
         let fds = next.for_edge(&any_port(), 0).unwrap();
-        let back: Vec<u16> =
-            fds.into_iter().map(|(_, fd)| TcpListener::from(fd).local_addr().unwrap().port()).collect();
+        let back: Vec<u16> = fds
+            .into_iter()
+            .map(|(_, fd)| TcpListener::from(fd).local_addr().unwrap().port())
+            .collect();
         assert_eq!(back, first);
         next.release().unwrap();
         assert!(endpoints(&state).unwrap().is_empty());
@@ -327,13 +382,32 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let listen = Listen { admin: address.to_string(), ..any_port() };
-        let error = Sockets::new(&state(&home)).unwrap().for_edge(&listen, 0).unwrap_err();
+        let listen = Listen {
+            admin: address.to_string(),
+            ..any_port()
+        };
+        let error = Sockets::new(&state(&home))
+            .unwrap()
+            .for_edge(&listen, 0)
+            .unwrap_err();
         let told = crate::failure::tell(&error);
-        let text = told.lines.join("\n").replace(&address.port().to_string(), "PORT");
-        assert!(text.starts_with("`edge.admin_listen`: 127.0.0.1:PORT is in use by "), "{text}");
-        assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
-        assert!(told.hint.unwrap().contains("SWEETMCP__EDGE__ADMIN_LISTEN=127.0.0.1:0"));
+        let text = told
+            .lines
+            .join("\n")
+            .replace(&address.port().to_string(), "PORT");
+        assert!(
+            text.starts_with("`edge.admin_listen`: 127.0.0.1:PORT is in use by "),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("(pid {})", std::process::id())),
+            "{text}"
+        );
+        assert!(
+            told.hint
+                .unwrap()
+                .contains("SWEETMCP__EDGE__ADMIN_LISTEN=127.0.0.1:0")
+        );
     }
 
     #[tokio::test]
@@ -367,7 +441,11 @@ mod tests {
         handle.signal(rustix::process::Signal::KILL).unwrap();
         held.ended().await;
         // A process without the sockets gives none.
-        let stranger = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
+        let stranger = Command::new("sleep")
+            .arg("60")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let (held, handle) = hold_child(stranger, "").unwrap();
         if let Ok(complete) = Sockets::new(&state).unwrap().recover(&handle) {
             assert!(!complete);

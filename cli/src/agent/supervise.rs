@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::blueprint::Blueprint;
 use super::launch::{Launch, launch};
 use super::logs;
-use super::plan::{AfterExit, Goal, Member, Millis, Phase, Plan, Policy, Sockets as Held, Step, Then, decide};
+use super::plan::{
+    AfterExit, Goal, Member, Millis, Phase, Plan, Policy, Sockets as Held, Step, Then, decide,
+};
 use super::process::{self, Handle};
 use super::publish::{Processes, bring, publish};
 use super::records::{self, ProcessRecord};
@@ -94,7 +96,12 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// Takes over what runs, and binds the edge's sockets.
-    pub(crate) fn begin(state: &StateDir, registry: Registry, blueprints: Blueprints, wishes: Wishes) -> Result<Self> {
+    pub(crate) fn begin(
+        state: &StateDir,
+        registry: Registry,
+        blueprints: Blueprints,
+        wishes: Wishes,
+    ) -> Result<Self> {
         let mut supervisor = Self {
             state: state.clone(),
             registry,
@@ -133,7 +140,11 @@ impl Supervisor {
                     Ok(false) => self.sockets_elsewhere = true,
                     Err(error) => {
                         self.sockets_elsewhere = true;
-                        tracing::warn!(instance = record.name, error = format!("{error:#}"), "the edge keeps its sockets to itself; its next restart will refuse connections for a moment");
+                        tracing::warn!(
+                            instance = record.name,
+                            error = format!("{error:#}"),
+                            "the edge keeps its sockets to itself; its next restart will refuse connections for a moment"
+                        );
                     }
                 }
             }
@@ -150,7 +161,12 @@ impl Supervisor {
 
     /// Binds the sockets of the wanted edge release that are not bound yet.
     fn bind(&mut self) -> Result<()> {
-        let edge = self.wishes.desired.pools.iter().find(|p| p.role == Role::Edge && p.replicas > 0);
+        let edge = self
+            .wishes
+            .desired
+            .pools
+            .iter()
+            .find(|p| p.role == Role::Edge && p.replicas > 0);
         let Some(edge) = edge else {
             return Ok(());
         };
@@ -161,7 +177,12 @@ impl Supervisor {
         Ok(())
     }
 
-    fn insert_running(&mut self, record: &ProcessRecord, handle: Handle, blueprint: Option<&Blueprint>) {
+    fn insert_running(
+        &mut self,
+        record: &ProcessRecord,
+        handle: Handle,
+        blueprint: Option<&Blueprint>,
+    ) {
         let before = self.members.remove(&record.name);
         let member = Member {
             name: record.name.clone(),
@@ -171,7 +192,10 @@ impl Supervisor {
             started: self.now(),
             ready_since: None,
             replace: false,
-            history: before.as_ref().map(|b| b.member.history.clone()).unwrap_or_default(),
+            history: before
+                .as_ref()
+                .map(|b| b.member.history.clone())
+                .unwrap_or_default(),
         };
         let supervised = Supervised {
             member,
@@ -208,8 +232,15 @@ impl Supervisor {
         let mut log_tick = tokio::time::interval(LOGS_EVERY);
         let mut stopping = false;
         loop {
-            self.observe(&wishes.borrow_and_update().clone(), &fleet.borrow_and_update().clone());
-            let goal = if stopping { Goal::Stop } else { Goal::Run(self.wishes.desired.pools.clone()) };
+            self.observe(
+                &wishes.borrow_and_update().clone(),
+                &fleet.borrow_and_update().clone(),
+            );
+            let goal = if stopping {
+                Goal::Stop
+            } else {
+                Goal::Run(self.wishes.desired.pools.clone())
+            };
             let plan = self.plan(&goal);
             let acted = !plan.steps.is_empty();
             for step in plan.steps {
@@ -223,7 +254,12 @@ impl Supervisor {
                 // What was done may call for more, or for another deadline.
                 continue;
             }
-            let wake = self.origin + Duration::from_millis(plan.wake.unwrap_or(Millis::MAX / 2).min(u64::from(u32::MAX)));
+            let wake = self.origin
+                + Duration::from_millis(
+                    plan.wake
+                        .unwrap_or(Millis::MAX / 2)
+                        .min(u64::from(u32::MAX)),
+                );
             tokio::select! {
                 Some(ended) = self.ended.1.recv() => self.has_ended(&ended),
                 order = orders.recv() => match order {
@@ -263,11 +299,18 @@ impl Supervisor {
             let pid = supervised.handle.as_ref().map(|h| h.identity.pid);
             let member = &mut supervised.member;
             if let Phase::Running { ready } = &mut member.phase {
-                let instance = fleet.instances.iter().find(|i| i.role == member.role && i.name == member.name);
+                let instance = fleet
+                    .instances
+                    .iter()
+                    .find(|i| i.role == member.role && i.name == member.name);
                 *ready = instance.is_some_and(|i| Some(i.pid) == pid && i.is_ready());
                 if *ready && member.ready_since.is_none() {
                     member.ready_since = Some(now);
-                    tracing::info!(instance = member.name, after_ms = now - member.started, "ready");
+                    tracing::info!(
+                        instance = member.name,
+                        after_ms = now - member.started,
+                        "ready"
+                    );
                 }
                 // Nobody is late by a clock that nobody can read.
                 if blind && member.ready_since.is_none() {
@@ -278,12 +321,19 @@ impl Supervisor {
             member.replace = asked.is_some_and(|at| *at >= supervised.started_unix_ms);
         }
         for (name, asked) in &wishes.restarts {
-            let met = self.members.get(name).is_none_or(|s| s.started_unix_ms > *asked);
+            let met = self
+                .members
+                .get(name)
+                .is_none_or(|s| s.started_unix_ms > *asked);
             if met {
                 self.clear_request(name);
             }
         }
-        if !self.members.values().any(|s| s.member.role == Role::Edge && s.handle.is_some()) {
+        if !self
+            .members
+            .values()
+            .any(|s| s.member.role == Role::Edge && s.handle.is_some())
+        {
             self.sockets_elsewhere = false;
         }
     }
@@ -300,14 +350,21 @@ impl Supervisor {
 
     fn plan(&mut self, goal: &Goal) -> Plan {
         let now = self.now();
-        let mut edges = self.members.values().filter(|s| s.member.role == Role::Edge);
+        let mut edges = self
+            .members
+            .values()
+            .filter(|s| s.member.role == Role::Edge);
         let leaving = self.sockets_elsewhere
             && *goal != Goal::Stop
             && edges.all(|s| !matches!(s.member.phase, Phase::Running { .. }));
         if leaving && self.bind().is_ok() {
             self.sockets_elsewhere = false;
         }
-        let held = if self.sockets_elsewhere { Held::WithTheEdge } else { Held::Held };
+        let held = if self.sockets_elsewhere {
+            Held::WithTheEdge
+        } else {
+            Held::Held
+        };
         let members: Vec<Member> = self.members.values().map(|s| s.member.clone()).collect();
         let mut plan = decide(&self.policy, goal, &members, held, now);
         if leaving && self.sockets_elsewhere {
@@ -319,9 +376,17 @@ impl Supervisor {
 
     fn carry_out(&mut self, step: Step) {
         match step {
-            Step::Start { name, role, release } => {
+            Step::Start {
+                name,
+                role,
+                release,
+            } => {
                 if let Err(error) = self.start(&name, role, &release) {
-                    tracing::error!(instance = name, error = format!("{error:#}"), "cannot start");
+                    tracing::error!(
+                        instance = name,
+                        error = format!("{error:#}"),
+                        "cannot start"
+                    );
                     self.start_failed(&name, role, &release, &error);
                 }
             }
@@ -342,7 +407,11 @@ impl Supervisor {
 
     fn start(&mut self, name: &str, role: Role, release: &str) -> Result<()> {
         let blueprint = (self.blueprints)(&self.state, role, release)?;
-        let slot = if role == Role::Edge { self.free_slot(name, release) } else { 0 };
+        let slot = if role == Role::Edge {
+            self.free_slot(name, release)
+        } else {
+            0
+        };
         let sockets = match &blueprint.listen {
             Some(listen) => self.sockets.for_edge(listen, slot)?,
             None => Vec::new(),
@@ -369,12 +438,21 @@ impl Supervisor {
             restarts,
         };
         let pid = record.identity.pid;
-        tracing::info!(instance = name, pid, release = crate::release::short(release), "started");
+        tracing::info!(
+            instance = name,
+            pid,
+            release = crate::release::short(release),
+            "started"
+        );
         self.await_end(name, pid, held);
         self.insert_running(&record, handle, Some(&blueprint));
         // Without its record the process is still found, by its program and name.
         if let Err(error) = records::save(&self.state, &record) {
-            tracing::warn!(instance = name, error = format!("{error:#}"), "cannot write its record");
+            tracing::warn!(
+                instance = name,
+                error = format!("{error:#}"),
+                "cannot write its record"
+            );
         }
         Ok(())
     }
@@ -384,9 +462,18 @@ impl Supervisor {
     fn free_slot(&self, name: &str, release: &str) -> u32 {
         let stays = |s: &&Supervised| {
             let m = &s.member;
-            m.role == Role::Edge && m.name != name && m.release == release && !m.replace && matches!(m.phase, Phase::Running { .. })
+            m.role == Role::Edge
+                && m.name != name
+                && m.release == release
+                && !m.replace
+                && matches!(m.phase, Phase::Running { .. })
         };
-        let taken: Vec<u32> = self.members.values().filter(stays).map(|s| s.slot).collect();
+        let taken: Vec<u32> = self
+            .members
+            .values()
+            .filter(stays)
+            .map(|s| s.slot)
+            .collect();
         (0..).find(|slot| !taken.contains(slot)).unwrap_or(0)
     }
 
@@ -394,7 +481,10 @@ impl Supervisor {
     fn start_failed(&mut self, name: &str, role: Role, release: &str, error: &anyhow::Error) {
         let now = self.now();
         let before = self.members.remove(name);
-        let mut history = before.as_ref().map(|b| b.member.history.clone()).unwrap_or_default();
+        let mut history = before
+            .as_ref()
+            .map(|b| b.member.history.clone())
+            .unwrap_or_default();
         let phase = phase_after(history.after_exit(&self.policy, now, None, rand::random()));
         let member = Member {
             name: name.to_owned(),
@@ -426,7 +516,10 @@ impl Supervisor {
             return;
         };
         let patience = u64::try_from(supervised.stop_max.as_millis()).unwrap_or(u64::MAX);
-        supervised.member.phase = Phase::Stopping { kill_at: now.saturating_add(patience), then };
+        supervised.member.phase = Phase::Stopping {
+            kill_at: now.saturating_add(patience),
+            then,
+        };
         match then {
             Then::Forget => tracing::info!(instance = name, "stopping"),
             Then::Retry => {
@@ -451,7 +544,11 @@ impl Supervisor {
     fn signal(&self, name: &str, signal: Signal) {
         let handle = self.members.get(name).and_then(|s| s.handle.as_ref());
         if let Some(Err(error)) = handle.map(|h| h.signal(signal)) {
-            tracing::error!(instance = name, error = format!("{error:#}"), "cannot signal");
+            tracing::error!(
+                instance = name,
+                error = format!("{error:#}"),
+                "cannot signal"
+            );
         }
     }
 
@@ -465,22 +562,37 @@ impl Supervisor {
         }
         supervised.handle = None;
         let member = &mut supervised.member;
-        if let Phase::Stopping { then: Then::Forget, .. } = member.phase {
+        if let Phase::Stopping {
+            then: Then::Forget, ..
+        } = member.phase
+        {
             tracing::info!(instance = ended.name, exit = ended.how, "stopped");
             return self.forget(&ended.name);
         }
         if !matches!(member.phase, Phase::Stopping { .. }) {
             supervised.last_exit = Some(ended.how.clone());
         }
-        let after = member.history.after_exit(&self.policy, now, member.ready_since, rand::random());
+        let after =
+            member
+                .history
+                .after_exit(&self.policy, now, member.ready_since, rand::random());
         member.phase = phase_after(after);
         member.ready_since = None;
         match after {
             AfterExit::RestartAt(at) => {
-                tracing::warn!(instance = ended.name, exit = ended.how, restart_in_ms = at - now, "ended; starting it again");
+                tracing::warn!(
+                    instance = ended.name,
+                    exit = ended.how,
+                    restart_in_ms = at - now,
+                    "ended; starting it again"
+                );
             }
             AfterExit::GiveUp => {
-                tracing::error!(instance = ended.name, exit = ended.how, "ended too often; giving up");
+                tracing::error!(
+                    instance = ended.name,
+                    exit = ended.how,
+                    "ended too often; giving up"
+                );
             }
         }
         self.drop_record(&ended.name);
@@ -488,7 +600,11 @@ impl Supervisor {
 
     fn drop_record(&self, name: &str) {
         if let Err(error) = records::remove(&self.state, name) {
-            tracing::warn!(instance = name, error = format!("{error:#}"), "cannot remove its record");
+            tracing::warn!(
+                instance = name,
+                error = format!("{error:#}"),
+                "cannot remove its record"
+            );
         }
     }
 
@@ -498,15 +614,27 @@ impl Supervisor {
         if gone.is_none_or(|s| s.member.role != Role::Edge) {
             return;
         }
-        let wanted = self.wishes.desired.pools.iter().filter(|p| p.role == Role::Edge);
-        let wanted = wanted.filter_map(|p| (self.blueprints)(&self.state, p.role, &p.release).ok()?.listen);
+        let wanted = self
+            .wishes
+            .desired
+            .pools
+            .iter()
+            .filter(|p| p.role == Role::Edge);
+        let wanted = wanted.filter_map(|p| {
+            (self.blueprints)(&self.state, p.role, &p.release)
+                .ok()?
+                .listen
+        });
         let running = self.members.values().filter_map(|s| s.listen.clone());
         let listens: Vec<Listen> = running.chain(wanted).collect();
         // With nothing to compare with, keep all: a socket too many does no harm.
         if !listens.is_empty()
             && let Err(error) = self.sockets.retain(&listens)
         {
-            tracing::warn!(error = format!("{error:#}"), "cannot write the endpoints down");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot write the endpoints down"
+            );
         }
     }
 
@@ -525,7 +653,12 @@ impl Supervisor {
     }
 
     fn tidy_logs(&self) {
-        let live: Vec<String> = self.members.keys().cloned().chain(["agent".to_owned()]).collect();
+        let live: Vec<String> = self
+            .members
+            .keys()
+            .cloned()
+            .chain(["agent".to_owned()])
+            .collect();
         let folder = self.state.logs();
         tokio::task::spawn_blocking(move || {
             let is_live = |name: &str| live.iter().any(|l| l == name);
@@ -593,12 +726,12 @@ pub(crate) fn orders_by_signal() -> Result<mpsc::Receiver<Order>> {
 pub(crate) fn clean_up(state: &StateDir) -> Result<()> {
     records::remove_agent(state)?;
     let folder = state.processes();
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?.flatten() {
+    for entry in fs::read_dir(&folder)
+        .with_context(|| format!("cannot list {}", folder.display()))?
+        .flatten()
+    {
         crate::state::gone(fs::remove_file(entry.path()))
             .with_context(|| format!("cannot remove {}", entry.path().display()))?;
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -30,8 +30,15 @@ pub(crate) struct Wishes {
 
 /// Reads the wishes once.
 pub(crate) async fn read(registry: &Registry) -> Result<Wishes> {
-    let desired = registry.desired().await.context("cannot read what should run")?;
-    let range = registry.store().range(RESTARTS).await.context("cannot read the requests to restart")?;
+    let desired = registry
+        .desired()
+        .await
+        .context("cannot read what should run")?;
+    let range = registry
+        .store()
+        .range(RESTARTS)
+        .await
+        .context("cannot read the requests to restart")?;
     let restart = |entry: store::Entry| {
         let name = entry.key.strip_prefix(RESTARTS)?.to_owned();
         let at = std::str::from_utf8(&entry.value).ok()?.parse().ok()?;
@@ -52,7 +59,10 @@ pub(crate) fn follow(store: Store, first: Wishes) -> watch::Receiver<Wishes> {
             let told = async {
                 let error = watch_once(&store, &sender, &mut backoff).await;
                 let pause = backoff.wait();
-                tracing::warn!(error = format!("{error:#}"), "lost sight of what should run; keeping the last known");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "lost sight of what should run; keeping the last known"
+                );
                 tokio::time::sleep(pause).await;
             };
             tokio::select! {
@@ -65,7 +75,11 @@ pub(crate) fn follow(store: Store, first: Wishes) -> watch::Receiver<Wishes> {
 }
 
 /// Reads, and reads again after each change, until the store fails.
-async fn watch_once(store: &Store, sender: &watch::Sender<Wishes>, backoff: &mut Backoff) -> anyhow::Error {
+async fn watch_once(
+    store: &Store,
+    sender: &watch::Sender<Wishes>,
+    backoff: &mut Backoff,
+) -> anyhow::Error {
     let registry = Registry::new(store.clone());
     let mut follow = async || -> Result<std::convert::Infallible> {
         let after = store.range(FLEET).await?.revision;
@@ -95,7 +109,11 @@ async fn watch_once(store: &Store, sender: &watch::Sender<Wishes>, backoff: &mut
 pub(crate) async fn request_restart(store: &Store, instance: &str) -> Result<()> {
     let name = registry::check_name(instance)?;
     store
-        .put(&format!("{RESTARTS}{name}"), registry::unix_ms().to_string().into_bytes(), None)
+        .put(
+            &format!("{RESTARTS}{name}"),
+            registry::unix_ms().to_string().into_bytes(),
+            None,
+        )
         .await
         .with_context(|| format!("cannot ask for the restart of {instance}"))?;
     Ok(())

@@ -48,9 +48,14 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, palette: Palette) {
     calls_chart(frame, chart, model, palette);
     let selected = Tab::ALL.iter().position(|tab| *tab == model.tab);
     frame.render_widget(
-        Tabs::new(Tab::ALL.iter().enumerate().map(|(i, tab)| format!("{} {}", i + 1, tab.title())))
-            .select(selected)
-            .highlight_style(Style::new().add_modifier(Modifier::REVERSED)),
+        Tabs::new(
+            Tab::ALL
+                .iter()
+                .enumerate()
+                .map(|(i, tab)| format!("{} {}", i + 1, tab.title())),
+        )
+        .select(selected)
+        .highlight_style(Style::new().add_modifier(Modifier::REVERSED)),
         tabs,
     );
     match model.tab {
@@ -66,12 +71,29 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, palette: Palette) {
 
 fn head_lines(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
     let rates = model.rates();
-    let in_flight: u64 = model.snapshot.edges.iter().map(|(edge, _)| edge.in_flight).sum();
-    let limited: u64 = model.snapshot.edges.iter().map(|(edge, _)| edge.rate_limited).sum();
-    let error_style = if rates.errors > 0.0 { palette.of(Color::Red) } else { Style::new() };
+    let in_flight: u64 = model
+        .snapshot
+        .edges
+        .iter()
+        .map(|(edge, _)| edge.in_flight)
+        .sum();
+    let limited: u64 = model
+        .snapshot
+        .edges
+        .iter()
+        .map(|(edge, _)| edge.rate_limited)
+        .sum();
+    let error_style = if rates.errors > 0.0 {
+        palette.of(Color::Red)
+    } else {
+        Style::new()
+    };
     let numbers = Line::from(vec![
         Span::raw(format!("calls {:>8.1}/s  ", rates.calls)),
-        Span::styled(format!("errors {:>6.2}%  ", rates.errors * 100.0), error_style),
+        Span::styled(
+            format!("errors {:>6.2}%  ", rates.errors * 100.0),
+            error_style,
+        ),
         Span::raw(format!(
             "p50 {:>7}  p99 {:>7}  in flight {in_flight}  limited {limited}",
             millis(rates.p50_us),
@@ -89,7 +111,12 @@ fn calls_chart(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palett
     let width = area.width.saturating_sub(2) as usize;
     let skip = model.history.len().saturating_sub(width);
     // Tenths, so that slow fleets show something.
-    let data: Vec<u64> = model.history.iter().skip(skip).map(|r| (r.calls * 10.0) as u64).collect();
+    let data: Vec<u64> = model
+        .history
+        .iter()
+        .skip(skip)
+        .map(|r| (r.calls * 10.0) as u64)
+        .collect();
     frame.render_widget(
         Sparkline::default()
             .block(Block::bordered().title("calls a second"))
@@ -127,7 +154,9 @@ fn fleet(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
         Constraint::Length(8),
         Constraint::Length(16),
     ];
-    let head = ["instance", "state", "release", "pid", "rst", "now", "latency", "address"];
+    let head = [
+        "instance", "state", "release", "pid", "rst", "now", "latency", "address",
+    ];
     frame.render_widget(table(rows, &widths, &head), area);
 }
 
@@ -152,7 +181,9 @@ fn instance_rows(model: &Model) -> Vec<InstanceRow> {
             let instance = snapshot.instances.iter().find(|i| i.name == process.name);
             let backends = snapshot.edges.iter().flat_map(|(edge, _)| &edge.backends);
             let seen: Vec<_> = backends.filter(|b| b.name == process.name).collect();
-            let ejected = seen.iter().any(|b| b.state == admin_api::BackendState::Ejected);
+            let ejected = seen
+                .iter()
+                .any(|b| b.state == admin_api::BackendState::Ejected);
             let state = match instance {
                 Some(_) if ejected => "ejected".to_owned(),
                 Some(instance) if instance.is_ready() => "ready".to_owned(),
@@ -167,7 +198,11 @@ fn instance_rows(model: &Model) -> Vec<InstanceRow> {
                 release: short(&process.release),
                 pid: process.pid.to_string(),
                 restarts: process.restarts.to_string(),
-                in_flight: if seen.is_empty() { String::new() } else { in_flight.to_string() },
+                in_flight: if seen.is_empty() {
+                    String::new()
+                } else {
+                    in_flight.to_string()
+                },
                 latency: ewma.map(millis).unwrap_or_default(),
                 address: instance.map(|i| i.address.clone()).unwrap_or_default(),
             }
@@ -202,7 +237,14 @@ fn tools(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Constraint::Length(9),
         Constraint::Length(9),
     ];
-    frame.render_widget(table(rows, &widths, &["tool", "calls", "calls/s", "errors", "p50", "p99"]), area);
+    frame.render_widget(
+        table(
+            rows,
+            &widths,
+            &["tool", "calls", "calls/s", "errors", "p50", "p99"],
+        ),
+        area,
+    );
 }
 
 fn rollout(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
@@ -218,13 +260,27 @@ fn rollout(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
     if model.snapshot.rollout.is_empty() {
         lines.push(Line::raw("no rollout is going on"));
     }
-    lines.extend(model.snapshot.rollout.iter().map(|text| Line::raw(text.clone())));
+    lines.extend(
+        model
+            .snapshot
+            .rollout
+            .iter()
+            .map(|text| Line::raw(text.clone())),
+    );
     lines.push(Line::raw(""));
     lines.push(Line::styled(
-        format!("{:<10}{:>10}{:>10}{:>12}{:>10}{:>10}", "release", "calls", "failed", "tool errors", "p50", "p99"),
+        format!(
+            "{:<10}{:>10}{:>10}{:>12}{:>10}{:>10}",
+            "release", "calls", "failed", "tool errors", "p50", "p99"
+        ),
         Style::new().add_modifier(Modifier::BOLD),
     ));
-    for release in model.snapshot.edges.iter().flat_map(|(_, traffic)| &traffic.releases) {
+    for release in model
+        .snapshot
+        .edges
+        .iter()
+        .flat_map(|(_, traffic)| &traffic.releases)
+    {
         lines.push(Line::raw(format!(
             "{:<10}{:>10}{:>10}{:>12}{:>10}{:>10}",
             short(&release.release),
@@ -255,8 +311,18 @@ fn footer(model: &Model) -> Paragraph<'static> {
 
 fn help(frame: &mut Frame<'_>) {
     let area = frame.area();
-    let [_, middle, _] = Layout::vertical([Constraint::Fill(1), Constraint::Length(11), Constraint::Fill(1)]).areas(area);
-    let [_, box_area, _] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(48), Constraint::Fill(1)]).areas(middle);
+    let [_, middle, _] = Layout::vertical([
+        Constraint::Fill(1),
+        Constraint::Length(11),
+        Constraint::Fill(1),
+    ])
+    .areas(area);
+    let [_, box_area, _] = Layout::horizontal([
+        Constraint::Fill(1),
+        Constraint::Length(48),
+        Constraint::Fill(1),
+    ])
+    .areas(middle);
     let text = [
         "q, ctrl-c   leave",
         "tab, 1 2 3  next page, or a page",
@@ -310,8 +376,20 @@ mod tests {
             rss_bytes: 0,
             cpu_ms: 0,
             tools: vec![
-                ToolCounters { tool: "time_now".into(), calls, errors: 0, p50_us: 900, p99_us: 4200 },
-                ToolCounters { tool: "sqlite_query".into(), calls: calls / 2, errors: 1, p50_us: 1200, p99_us: 9000 },
+                ToolCounters {
+                    tool: "time_now".into(),
+                    calls,
+                    errors: 0,
+                    p50_us: 900,
+                    p99_us: 4200,
+                },
+                ToolCounters {
+                    tool: "sqlite_query".into(),
+                    calls: calls / 2,
+                    errors: 1,
+                    p50_us: 1200,
+                    p99_us: 9000,
+                },
             ],
             backends: vec![BackendStatus {
                 name: "app-1".into(),
@@ -321,7 +399,11 @@ mod tests {
                 in_flight: 3,
                 ewma_us: 1100,
             }],
-            protocols: vec![ProtocolCounters { protocol: "mcp".into(), calls, errors: calls / 100 }],
+            protocols: vec![ProtocolCounters {
+                protocol: "mcp".into(),
+                calls,
+                errors: calls / 100,
+            }],
             rate_limited: 7,
             unauthorized: 0,
         };
@@ -329,7 +411,12 @@ mod tests {
             edge: "edge-1".into(),
             started_unix_ms: 1,
             generation: 9,
-            releases: vec![ReleaseCounters { release: release.clone(), calls, latency, ..ReleaseCounters::default() }],
+            releases: vec![ReleaseCounters {
+                release: release.clone(),
+                calls,
+                latency,
+                ..ReleaseCounters::default()
+            }],
             unix_ms,
         };
         let process = |name: &str, role, state| Process {
@@ -354,7 +441,11 @@ mod tests {
                 process("app-1", Role::App, ProcessState::Running),
                 process("app-2", Role::App, ProcessState::Backoff),
             ],
-            traffic: Some(Traffic::all_to(release, "ana", "first").with_share("9f8e7d6c5b4a", 500, None)),
+            traffic: Some(Traffic::all_to(release, "ana", "first").with_share(
+                "9f8e7d6c5b4a",
+                500,
+                None,
+            )),
             rollout: vec!["step 1 of 3: 5 % for 4 of 10 minutes".into()],
             trouble: Vec::new(),
         }
@@ -364,9 +455,13 @@ mod tests {
         let mut model = Model::default();
         model.observe(snapshot(1000, 100));
         model.observe(snapshot(2000, 300));
-        actions.iter().for_each(|action| model.apply(action.clone()));
+        actions
+            .iter()
+            .for_each(|action| model.apply(action.clone()));
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        terminal.draw(|frame| draw(frame, &model, Palette::Plain)).unwrap();
+        terminal
+            .draw(|frame| draw(frame, &model, Palette::Plain))
+            .unwrap();
         terminal.backend().to_string()
     }
 
@@ -387,7 +482,12 @@ mod tests {
 
     #[test]
     fn the_help_lies_over_a_filtered_fleet() {
-        let filter = [Action::BeginFilter, Action::Type('2'), Action::EndFilter, Action::Help];
+        let filter = [
+            Action::BeginFilter,
+            Action::Type('2'),
+            Action::EndFilter,
+            Action::Help,
+        ];
         insta::assert_snapshot!(screen(&filter));
     }
 
@@ -398,7 +498,9 @@ mod tests {
         model.help = true;
         for (width, height) in [(1, 1), (10, 3), (40, 10), (300, 80)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-            terminal.draw(|frame| draw(frame, &model, Palette::Colour)).unwrap();
+            terminal
+                .draw(|frame| draw(frame, &model, Palette::Colour))
+                .unwrap();
         }
     }
 }

@@ -191,7 +191,9 @@ impl Model {
     /// Whether a row with these texts is wanted.
     pub fn wants(&self, texts: &[&str]) -> bool {
         let wanted = self.filter.to_lowercase();
-        texts.iter().any(|text| text.to_lowercase().contains(&wanted))
+        texts
+            .iter()
+            .any(|text| text.to_lowercase().contains(&wanted))
     }
 
     /// The rates of the last interval.
@@ -218,7 +220,10 @@ impl Model {
                 row.p99_us = row.p99_us.max(tool.p99_us);
             }
         }
-        let mut rows: Vec<ToolRow> = rows.into_values().filter(|r| self.wants(&[&r.tool])).collect();
+        let mut rows: Vec<ToolRow> = rows
+            .into_values()
+            .filter(|r| self.wants(&[&r.tool]))
+            .collect();
         rows.sort_by(|a, b| b.calls.cmp(&a.calls).then_with(|| a.tool.cmp(&b.tool)));
         rows
     }
@@ -227,12 +232,18 @@ impl Model {
 /// All protocols of all edges: calls and errors so far.
 fn totals(snapshot: &Snapshot) -> (u64, u64) {
     let counters = snapshot.edges.iter().flat_map(|(edge, _)| &edge.protocols);
-    counters.fold((0, 0), |(calls, errors), p| (calls + p.calls, errors + p.errors))
+    counters.fold((0, 0), |(calls, errors), p| {
+        (calls + p.calls, errors + p.errors)
+    })
 }
 
 fn latency(snapshot: &Snapshot) -> LatencyCounts {
     let mut all = LatencyCounts::default();
-    for release in snapshot.edges.iter().flat_map(|(_, traffic)| &traffic.releases) {
+    for release in snapshot
+        .edges
+        .iter()
+        .flat_map(|(_, traffic)| &traffic.releases)
+    {
         all.merge(&release.latency);
     }
     all
@@ -249,7 +260,11 @@ fn rates(before: &Snapshot, now: &Snapshot, seconds: f64) -> Rates {
     };
     Rates {
         calls: calls as f64 / seconds,
-        errors: if calls == 0 { 0.0 } else { errors as f64 / calls as f64 },
+        errors: if calls == 0 {
+            0.0
+        } else {
+            errors as f64 / calls as f64
+        },
         p50_us: latency.quantile_us(0.5).unwrap_or(0),
         p99_us: latency.quantile_us(0.99).unwrap_or(0),
     }
@@ -267,7 +282,10 @@ fn tool_rates(before: &Snapshot, now: &Snapshot, seconds: f64) -> BTreeMap<Strin
     calls(now)
         .into_iter()
         .map(|(tool, calls)| {
-            let since = before.get(&tool).and_then(|b| calls.checked_sub(*b)).unwrap_or(calls);
+            let since = before
+                .get(&tool)
+                .and_then(|b| calls.checked_sub(*b))
+                .unwrap_or(calls);
             (tool, since as f64 / seconds)
         })
         .collect()

@@ -69,8 +69,14 @@ enum Seen {
 
 async fn look(ctx: &Context, goal: &Goal) -> Result<Seen> {
     let registry = ctx.registry().await?;
-    let instances = registry.instances().await.context("cannot read the instances")?;
-    let processes = registry.processes().await.context("cannot read the processes")?;
+    let instances = registry
+        .instances()
+        .await
+        .context("cannot read the instances")?;
+    let processes = registry
+        .processes()
+        .await
+        .context("cannot read the processes")?;
     let verdict = judge(&goal.desired, &instances, &processes);
     if !matches!(verdict, Seen::Ready(_)) {
         return Ok(verdict);
@@ -85,35 +91,57 @@ async fn look(ctx: &Context, goal: &Goal) -> Result<Seen> {
 fn judge(desired: &Desired, instances: &[Instance], processes: &[Process]) -> Seen {
     for pool in &desired.pools {
         let of_pool = |role: Role, release: &str| role == pool.role && release == pool.release;
-        if let Some(failed) =
-            processes.iter().find(|p| of_pool(p.role, &p.release) && p.state == ProcessState::Failed)
+        if let Some(failed) = processes
+            .iter()
+            .find(|p| of_pool(p.role, &p.release) && p.state == ProcessState::Failed)
         {
             return Seen::Failed(failed.name.clone());
         }
-        let ready = instances.iter().filter(|i| of_pool(i.role, &i.release) && i.is_ready()).count();
+        let ready = instances
+            .iter()
+            .filter(|i| of_pool(i.role, &i.release) && i.is_ready())
+            .count();
         let wanted = pool.replicas as usize;
         if ready < wanted {
             return Seen::Waiting(format!("{} ({ready} of {wanted} ready)", pool.role));
         }
     }
-    Seen::Ready(Tool { name: String::new(), arguments: json!({}) })
+    Seen::Ready(Tool {
+        name: String::new(),
+        arguments: json!({}),
+    })
 }
 
 fn failed(ctx: &Context, name: &str) -> anyhow::Error {
-    let lines = crate::logs::tail(&ctx.state.log(name), LINES_SHOWN).map(|(lines, _)| lines).unwrap_or_default();
+    let lines = crate::logs::tail(&ctx.state.log(name), LINES_SHOWN)
+        .map(|(lines, _)| lines)
+        .unwrap_or_default();
     Failure::new(format!("{name} does not start\n{}", lines.join("\n")))
-        .hint(format!("mend what the log names, then `sweetops up` again; `sweetops logs {name}` shows more"))
+        .hint(format!(
+            "mend what the log names, then `sweetops up` again; `sweetops logs {name}` shows more"
+        ))
         .into()
 }
 
 /// Lists the tools through the edge and calls one.
 async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
-    let url = ctx.endpoints()?.jsonrpc.context("the edge has no address yet")?;
+    let url = ctx
+        .endpoints()?
+        .jsonrpc
+        .context("the edge has no address yet")?;
     let token = ctx.own_token(settings, "mcp")?;
-    let http = reqwest::Client::builder().timeout(CALL_MAX).no_proxy().build()?;
+    let http = reqwest::Client::builder()
+        .timeout(CALL_MAX)
+        .no_proxy()
+        .build()?;
     let ask = async |method: &str, params: Value| -> Result<Value> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let answer = http.post(&url).bearer_auth(&token.token).json(&body).send().await?;
+        let answer = http
+            .post(&url)
+            .bearer_auth(&token.token)
+            .json(&body)
+            .send()
+            .await?;
         let mut answer: Value = answer.json().await?;
         if let Some(message) = answer["error"]["message"].as_str() {
             anyhow::bail!("{message}");
@@ -121,9 +149,14 @@ async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
         Ok(answer["result"].take())
     };
     let list = ask("tools/list", json!({})).await?;
-    let tool = choose(list["tools"].as_array().map_or(&[], Vec::as_slice)).context("no tool is listed")?;
+    let tool =
+        choose(list["tools"].as_array().map_or(&[], Vec::as_slice)).context("no tool is listed")?;
     if tool.name == "time_now" {
-        ask("tools/call", json!({"name": tool.name, "arguments": tool.arguments})).await?;
+        ask(
+            "tools/call",
+            json!({"name": tool.name, "arguments": tool.arguments}),
+        )
+        .await?;
     }
     Ok(tool)
 }
@@ -132,11 +165,18 @@ async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
 fn choose(tools: &[Value]) -> Option<Tool> {
     let harmless = |tool: &&Value| {
         tool["annotations"]["readOnlyHint"] == true
-            && tool["inputSchema"]["required"].as_array().is_none_or(Vec::is_empty)
+            && tool["inputSchema"]["required"]
+                .as_array()
+                .is_none_or(Vec::is_empty)
     };
     let named = tools.iter().find(|tool| tool["name"] == "time_now");
-    let tool = named.or_else(|| tools.iter().find(harmless)).or_else(|| tools.first())?;
-    Some(Tool { name: tool["name"].as_str()?.to_owned(), arguments: json!({}) })
+    let tool = named
+        .or_else(|| tools.iter().find(harmless))
+        .or_else(|| tools.first())?;
+    Some(Tool {
+        name: tool["name"].as_str()?.to_owned(),
+        arguments: json!({}),
+    })
 }
 
 #[cfg(test)]
@@ -146,7 +186,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let desired = Desired { pools: vec![Pool { role: Role::App, release: "r".into(), replicas: 2 }] };
+        let desired = Desired {
+            pools: vec![Pool {
+                role: Role::App,
+                release: "r".into(),
+                replicas: 2,
+            }],
+        };
         let ready = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
         let other = Instance::new(Role::App, "app-2", "another", "127.0.0.1:2");
         match judge(&desired, &[ready.clone(), other], &[]) {
@@ -154,7 +200,10 @@ mod tests {
             _ => panic!("two should run"),
         }
         let second = Instance::new(Role::App, "app-2", "r", "127.0.0.1:2");
-        assert!(matches!(judge(&desired, &[ready, second], &[]), Seen::Ready(_)));
+        assert!(matches!(
+            judge(&desired, &[ready, second], &[]),
+            Seen::Ready(_)
+        ));
     }
 
     #[test]

@@ -57,26 +57,56 @@ pub(crate) fn reconcile(existing: &Existing, wanted: &Wanted) -> Reconciled {
     let edge_from = edge_before
         .filter(|p| existing.running && p.release != wanted.edge)
         .map(|p| p.release.clone());
-    let mut pools = vec![Pool { role: Role::Edge, release: wanted.edge.clone(), replicas: wanted.edges }];
+    let mut pools = vec![Pool {
+        role: Role::Edge,
+        release: wanted.edge.clone(),
+        replicas: wanted.edges,
+    }];
     let mut notes = Vec::new();
-    let apps: Vec<&Pool> = before.pools.iter().filter(|p| p.role == Role::App).collect();
-    let split = existing.traffic.as_ref().is_some_and(|t| !t.shares.is_empty());
+    let apps: Vec<&Pool> = before
+        .pools
+        .iter()
+        .filter(|p| p.role == Role::App)
+        .collect();
+    let split = existing
+        .traffic
+        .as_ref()
+        .is_some_and(|t| !t.shares.is_empty());
 
     if !apps.is_empty() && (existing.rollout || split || apps.len() > 1) {
         notes.push("a rollout is under way; the apps are left to it".to_owned());
         pools.extend(apps.into_iter().cloned());
-        return Reconciled { desired: Desired { pools }, traffic: None, edge_from, app_waiting: None, notes };
+        return Reconciled {
+            desired: Desired { pools },
+            traffic: None,
+            edge_from,
+            app_waiting: None,
+            notes,
+        };
     }
     let stable = existing.traffic.as_ref().map(|t| t.stable.clone());
     let stays = stable.filter(|stable| existing.running && *stable != wanted.app);
     let app = stays.clone().unwrap_or_else(|| wanted.app.clone());
-    if let Some(pool) = apps.first().filter(|p| p.release == app && p.replicas != wanted.apps) {
+    if let Some(pool) = apps
+        .first()
+        .filter(|p| p.release == app && p.replicas != wanted.apps)
+    {
         notes.push(format!("apps {} → {}", pool.replicas, wanted.apps));
     }
     let known = existing.traffic.as_ref().is_some_and(|t| t.stable == app);
     let traffic = (!known).then(|| Traffic::all_to(app.clone(), AUTHOR, "brought up"));
-    pools.push(Pool { role: Role::App, release: app, replicas: wanted.apps });
-    Reconciled { desired: Desired { pools }, traffic, edge_from, app_waiting: stays, notes }
+    pools.push(Pool {
+        role: Role::App,
+        release: app,
+        replicas: wanted.apps,
+    });
+    Reconciled {
+        desired: Desired { pools },
+        traffic,
+        edge_from,
+        app_waiting: stays,
+        notes,
+    }
 }
 
 #[cfg(test)]
@@ -84,17 +114,33 @@ mod tests {
     use super::*;
 
     fn wanted(edge: &str, app: &str) -> Wanted {
-        Wanted { edge: edge.into(), app: app.into(), edges: 1, apps: 3 }
+        Wanted {
+            edge: edge.into(),
+            app: app.into(),
+            edges: 1,
+            apps: 3,
+        }
     }
 
     fn existing(running: bool) -> Existing {
         let first = reconcile(&Existing::default(), &wanted("e1", "a1"));
-        Existing { desired: Some(first.desired), traffic: first.traffic, running, rollout: false }
+        Existing {
+            desired: Some(first.desired),
+            traffic: first.traffic,
+            running,
+            rollout: false,
+        }
     }
 
     fn pools(reconciled: &Reconciled) -> String {
         let word = |p: &Pool| format!("{} {}x{}", p.role, p.release, p.replicas);
-        reconciled.desired.pools.iter().map(word).collect::<Vec<_>>().join(", ")
+        reconciled
+            .desired
+            .pools
+            .iter()
+            .map(word)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     #[test]
@@ -109,7 +155,10 @@ mod tests {
     fn an_unchanged_fleet_stays_as_it_is() {
         let again = reconcile(&existing(true), &wanted("e1", "a1"));
         assert_eq!(again.desired, existing(true).desired.unwrap());
-        assert_eq!((again.traffic, again.edge_from, again.app_waiting), (None, None, None));
+        assert_eq!(
+            (again.traffic, again.edge_from, again.app_waiting),
+            (None, None, None)
+        );
         assert!(again.notes.is_empty());
     }
 
@@ -132,7 +181,10 @@ mod tests {
 
     #[test]
     fn the_number_of_apps_follows_and_a_rollout_is_not_disturbed() {
-        let more = Wanted { apps: 5, ..wanted("e1", "a1") };
+        let more = Wanted {
+            apps: 5,
+            ..wanted("e1", "a1")
+        };
         let again = reconcile(&existing(true), &more);
         assert_eq!(pools(&again), "edge e1x1, app a1x5");
         assert_eq!(again.notes, ["apps 3 → 5"]);
@@ -140,7 +192,11 @@ mod tests {
         let mut during = existing(true);
         during.traffic = Some(Traffic::all_to("a1", "x", "y").with_share("a2", 500, None));
         if let Some(desired) = &mut during.desired {
-            desired.pools.push(Pool { role: Role::App, release: "a2".into(), replicas: 1 });
+            desired.pools.push(Pool {
+                role: Role::App,
+                release: "a2".into(),
+                replicas: 1,
+            });
         }
         let again = reconcile(&during, &more);
         assert_eq!(pools(&again), "edge e1x1, app a1x3, app a2x1");

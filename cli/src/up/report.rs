@@ -43,7 +43,14 @@ impl Up {
                 ttl: DEFAULT_TTL,
             },
         )?;
-        let count = |role| desired.pools.iter().filter(|p| p.role == role).map(|p| p.replicas).sum();
+        let count = |role| {
+            desired
+                .pools
+                .iter()
+                .filter(|p| p.role == role)
+                .map(|p| p.replicas)
+                .sum()
+        };
         let jsonrpc = endpoints.jsonrpc.clone().unwrap_or_default();
         let call = format!(
             r#"curl -s {jsonrpc} -H "Authorization: Bearer $(sweetops token)" -H 'Content-Type: application/json' -d '{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{}","arguments":{}}}}}'"#,
@@ -55,7 +62,11 @@ impl Up {
             edges: count(Role::Edge),
             apps: count(Role::App),
             changed,
-            next: vec![call, "sweetops top".to_owned(), "sweetops deploy --canary 5%".to_owned()],
+            next: vec![
+                call,
+                "sweetops top".to_owned(),
+                "sweetops deploy --canary 5%".to_owned(),
+            ],
         })
     }
 }
@@ -72,7 +83,10 @@ impl Report for Up {
             ("Cap'n Proto", &self.endpoints.capnp),
             ("operators", &self.endpoints.admin),
         ] {
-            text.push_str(&format!("  {name:<12} {}\n", address.as_deref().unwrap_or("-")));
+            text.push_str(&format!(
+                "  {name:<12} {}\n",
+                address.as_deref().unwrap_or("-")
+            ));
         }
         text.push_str(&format!("\n  token        {}\n\nTry next:\n", self.token));
         for command in &self.next {

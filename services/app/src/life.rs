@@ -52,12 +52,20 @@ impl Life {
 
     /// Says what the start-up waits for.
     pub fn waiting_for(&self, what: Vec<String>) {
-        *self.0.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        *self
+            .0
+            .waiting_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     /// Returns what the start-up waits for.
     pub fn awaited(&self) -> Vec<String> {
-        self.0.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .waiting_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Says that calls are taken from now on.

@@ -73,7 +73,9 @@ fn main() -> anyhow::Result<()> {
         sample_ratio: settings.telemetry.sample_ratio,
     })
     .context("cannot start telemetry")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let ended = runtime.block_on(run(&args, &settings, config_digest));
     runtime.shutdown_timeout(Duration::from_secs(1));
     guard.shutdown();
@@ -149,7 +151,12 @@ async fn register(
     mut instance: Instance,
 ) -> anyhow::Result<Registration> {
     let starting = mounts.starting();
-    life.waiting_for(starting.iter().map(|name| format!("plugin {name}")).collect());
+    life.waiting_for(
+        starting
+            .iter()
+            .map(|name| format!("plugin {name}"))
+            .collect(),
+    );
     for name in mounts.settled(PLUGINS_PATIENCE).await {
         tracing::warn!(plugin = &*name, "not up yet; the rest is served without it");
     }
@@ -178,20 +185,24 @@ async fn tell(registration: &Registration, mounts: &Arc<Mounts>, server: &Server
 fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
     let catalogue = mounts.catalogue();
     instance.catalogue_digest = Some(catalogue.digest().to_owned());
-    let described = mounts.mounted().iter().enumerate().map(|(index, one)| PluginState {
-        name: one.name.to_string(),
-        kind: match &one.plugin {
-            Plugin::Builtin(_) => "builtin".to_owned(),
-            Plugin::Stdio(_) => "stdio".to_owned(),
-        },
-        state: match one.plugin.state() {
-            State::Starting => PluginPhase::Starting,
-            State::Ready => PluginPhase::Ready,
-            State::Restarting { .. } => PluginPhase::Failed,
-            State::Stopped => PluginPhase::Stopped,
-        },
-        tools: catalogue.tools_of(index).map(str::to_owned).collect(),
-    });
+    let described = mounts
+        .mounted()
+        .iter()
+        .enumerate()
+        .map(|(index, one)| PluginState {
+            name: one.name.to_string(),
+            kind: match &one.plugin {
+                Plugin::Builtin(_) => "builtin".to_owned(),
+                Plugin::Stdio(_) => "stdio".to_owned(),
+            },
+            state: match one.plugin.state() {
+                State::Starting => PluginPhase::Starting,
+                State::Ready => PluginPhase::Ready,
+                State::Restarting { .. } => PluginPhase::Failed,
+                State::Stopped => PluginPhase::Stopped,
+            },
+            tools: catalogue.tools_of(index).map(str::to_owned).collect(),
+        });
     instance.plugins = described.collect();
     instance.load = Some(Load {
         in_flight: server.in_flight(),
@@ -225,9 +236,17 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
 
 fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
     match &plugin.kind {
-        PluginKind::Stdio { command, args, env, working_dir, start_timeout } => {
-            let env: BTreeMap<String, String> =
-                env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+        PluginKind::Stdio {
+            command,
+            args,
+            env,
+            working_dir,
+            start_timeout,
+        } => {
+            let env: BTreeMap<String, String> = env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+                .collect();
             Kind::Stdio(StdioSpec {
                 program: Program {
                     command: command.clone(),
@@ -240,14 +259,23 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 call_timeout: plugin.call_timeout,
             })
         }
-        PluginKind::Builtin { set, root, path, allow_hosts } => Kind::Builtin(match set {
+        PluginKind::Builtin {
+            set,
+            root,
+            path,
+            allow_hosts,
+        } => Kind::Builtin(match set {
             BuiltinSet::Time => Set::Time,
             BuiltinSet::Text => Set::Text,
             BuiltinSet::Json => Set::Json,
             BuiltinSet::Hash => Set::Hash,
             BuiltinSet::Sqlite => Set::Sqlite { path: path.clone() },
-            BuiltinSet::Files => Set::Files { root: root.clone().unwrap_or_else(|| state.join("files")) },
-            BuiltinSet::Http => Set::Http { allow_hosts: allow_hosts.clone() },
+            BuiltinSet::Files => Set::Files {
+                root: root.clone().unwrap_or_else(|| state.join("files")),
+            },
+            BuiltinSet::Http => Set::Http {
+                allow_hosts: allow_hosts.clone(),
+            },
         }),
     }
 }
@@ -255,5 +283,9 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
 /// SHA-256 of the running binary, in hexadecimal: what a release says must run.
 fn binary_digest() -> anyhow::Result<String> {
     let binary = std::fs::read("/proc/self/exe").context("cannot read this binary")?;
-    Ok(digest(&SHA256, &binary).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest(&SHA256, &binary)
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }

@@ -4,7 +4,10 @@
 //! client invents is counted under `other`.
 
 use mcp::Outcome;
-use telemetry::{CounterFamily, GaugeFamily, HistogramFamily, IntCounter, IntGauge, LATENCY_BUCKETS_SECONDS, MetricError, Metrics};
+use telemetry::{
+    CounterFamily, GaugeFamily, HistogramFamily, IntCounter, IntGauge, LATENCY_BUCKETS_SECONDS,
+    MetricError, Metrics,
+};
 
 use crate::plugin::{Plugin, State, mounts::Mounts};
 
@@ -80,18 +83,36 @@ impl AppMetrics {
                 &LATENCY_BUCKETS_SECONDS,
                 &[("tool", TOOLS_MAX)],
             )?,
-            in_flight: all.gauge("sweetmcp_app_requests_in_flight", "HTTP requests being worked on.")?,
+            in_flight: all.gauge(
+                "sweetmcp_app_requests_in_flight",
+                "HTTP requests being worked on.",
+            )?,
             connections: all.gauge("sweetmcp_app_connections", "Open HTTP connections.")?,
-            panics: all.counter("sweetmcp_app_panics_total", "Requests that ended in a panic of ours.")?,
-            body_buffer: all.gauge("sweetmcp_app_body_buffer_bytes", "Memory held by request bodies.")?,
-            plugin_up: all.gauges("sweetmcp_app_plugin_up", "Whether the plugin takes calls.", &plugin)?,
+            panics: all.counter(
+                "sweetmcp_app_panics_total",
+                "Requests that ended in a panic of ours.",
+            )?,
+            body_buffer: all.gauge(
+                "sweetmcp_app_body_buffer_bytes",
+                "Memory held by request bodies.",
+            )?,
+            plugin_up: all.gauges(
+                "sweetmcp_app_plugin_up",
+                "Whether the plugin takes calls.",
+                &plugin,
+            )?,
             plugin_restarts: all.gauges(
                 "sweetmcp_app_plugin_restarts",
                 "How often the plugin's process was started again since the app started.",
                 &plugin,
             )?,
-            plugin_in_flight: all.gauges("sweetmcp_app_plugin_requests_in_flight", "Requests that the plugin works on.", &plugin)?,
-            catalogue_tools: all.gauge("sweetmcp_app_catalogue_tools", "Tools that are offered.")?,
+            plugin_in_flight: all.gauges(
+                "sweetmcp_app_plugin_requests_in_flight",
+                "Requests that the plugin works on.",
+                &plugin,
+            )?,
+            catalogue_tools: all
+                .gauge("sweetmcp_app_catalogue_tools", "Tools that are offered.")?,
             all,
         })
     }
@@ -112,14 +133,19 @@ impl AppMetrics {
             let up = one.plugin.state() == State::Ready;
             self.plugin_up.with(&[&one.name]).set(i64::from(up));
             if let Plugin::Stdio(stdio) = &one.plugin {
-                self.plugin_restarts.with(&[&one.name]).set(i64::try_from(stdio.restarts()).unwrap_or(i64::MAX));
+                self.plugin_restarts
+                    .with(&[&one.name])
+                    .set(i64::try_from(stdio.restarts()).unwrap_or(i64::MAX));
                 self.plugin_in_flight
                     .with(&[&one.name])
                     .set(i64::try_from(stdio.in_flight()).unwrap_or(i64::MAX));
             }
         }
-        let tools = mounts.catalogue().len(crate::plugin::catalogue::List::Tools);
-        self.catalogue_tools.set(i64::try_from(tools).unwrap_or(i64::MAX));
+        let tools = mounts
+            .catalogue()
+            .len(crate::plugin::catalogue::List::Tools);
+        self.catalogue_tools
+            .set(i64::try_from(tools).unwrap_or(i64::MAX));
         self.all.encode()
     }
 }

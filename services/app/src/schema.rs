@@ -24,11 +24,19 @@ pub fn options() -> ValidationOptions<'static> {
 }
 
 /// Returns the first `limit` problems of `document`.
-pub fn problems<'a>(validator: &'a Validator, document: &'a Value, limit: usize) -> impl Iterator<Item = Problem> + 'a {
+pub fn problems<'a>(
+    validator: &'a Validator,
+    document: &'a Value,
+    limit: usize,
+) -> impl Iterator<Item = Problem> + 'a {
     validator.iter_errors(document).take(limit).map(|error| {
         let path = error.instance_path().as_str();
         Problem {
-            path: if path.is_empty() { "/".into() } else { path.to_owned() },
+            path: if path.is_empty() {
+                "/".into()
+            } else {
+                path.to_owned()
+            },
             message: error.to_string(),
         }
     })

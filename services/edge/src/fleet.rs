@@ -344,7 +344,7 @@ fn split(traffic: &Traffic, now_ms: u64) -> Option<Split> {
     let shares = in_force.map(|share| (share.release.as_str(), share.basis_points));
     Split::new(&traffic.stable, shares)
         .inspect_err(|error| {
-            tracing::error!(error = telemetry::error_chain(error), "traffic record")
+            tracing::error!(error = telemetry::error_chain(error), "traffic record");
         })
         .or_else(|_| Split::new(&traffic.stable, []))
         .ok()

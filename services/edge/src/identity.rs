@@ -193,7 +193,10 @@ impl Identity {
     }
 
     fn recall(&self, digest: &[u8; 32], now: u64) -> Option<Arc<Caller>> {
-        let remembered = self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         remembered
             .get(digest)
             .filter(|caller| caller.expires_unix_s + self.rules.leeway.as_secs() > now)
@@ -202,7 +205,10 @@ impl Identity {
 
     fn remember(&self, digest: [u8; 32], caller: &Arc<Caller>, now: u64) {
         let leeway = self.rules.leeway.as_secs();
-        let mut remembered = self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.retain(|_, caller| caller.expires_unix_s + leeway > now);
         }
@@ -268,7 +274,7 @@ impl Identity {
                     // A key may be gone: what it verified counts no more.
                     self.remembered
                         .lock()
-                        .unwrap_or_else(|e| e.into_inner())
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
                         .clear();
                 }
                 Err(error) => tracing::warn!(

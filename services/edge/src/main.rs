@@ -128,12 +128,9 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     let (stop, stopped) = watch::channel(false);
     let server = |port| Server::new(Arc::clone(&edge), port);
     let http = listen::serve("http", sockets.http, server(Port::Public), stopped.clone())?;
-    listen::serve(
-        "admin",
-        sockets.admin,
-        server(Port::Admin),
-        watch::channel(false).1,
-    )?;
+    // Never stopped: operators can watch to the end.
+    let (_admin_stop, admin_stopped) = watch::channel(false);
+    listen::serve("admin", sockets.admin, server(Port::Admin), admin_stopped)?;
     let capnp = ingress::capnp::serve(Arc::clone(&edge), sockets.capnp, stopped)?;
 
     let registration = tokio::select! {
@@ -155,7 +152,7 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     }
 
     // Drain: be seen to leave, let others take over, end what is under way.
-    let shutdown = edge.settings.shutdown.clone();
+    let shutdown = edge.settings.shutdown;
     edge.life.drain();
     tracing::info!(in_flight = edge.life.in_flight(), "draining");
     stop.send_replace(true);

@@ -75,6 +75,8 @@ impl HttpServerApp for Server {
     ) -> Option<ReusedHttpStream> {
         self.read_head(&mut session).await?;
         let guard = self.edge.life.enter();
+        // A refused body is read away within bounds, so that its connection can go on.
+        session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         let response = {
             let sample = || self.port == Port::Public && self.edge.sample();

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use anyhow::Context;
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context as Hash, SHA256};
 
 /// Memory and processor time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,7 +41,7 @@ fn parse(stat: &str, page_bytes: u64, ticks_per_second: u64) -> Option<Usage> {
 /// When the binary cannot be read.
 pub fn binary_digest() -> anyhow::Result<String> {
     let mut file = std::fs::File::open("/proc/self/exe").context("cannot read this binary")?;
-    let mut digest = Sha256::new();
+    let mut digest = Hash::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer)?;
@@ -51,7 +51,8 @@ pub fn binary_digest() -> anyhow::Result<String> {
         digest.update(&buffer[..read]);
     }
     Ok(digest
-        .finalize()
+        .finish()
+        .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())

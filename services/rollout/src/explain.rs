@@ -192,7 +192,21 @@ mod tests {
         let strategy = Strategy::canary(BasisPoints::percent(5));
         let stable = Some(Release::named("0123456789abcdef"));
         let plan = Plan::new(Release::named("fedcba9876543210"), stable, 3, strategy).unwrap();
-        insta::assert_snapshot!(plan.explain(&Assumptions::default()), @"");
+        insta::assert_snapshot!(plan.explain(&Assumptions::default()), @r"
+        plan d01980433249: 0123456789ab -> fedcba987654, 3 instances, at least 30m30s
+          start      1 of 3 instances, ready within 1m, then verify
+          step 1     5%    for 10m on 1 instance, at least 500 calls, not 5 times as bad
+                     sees a 4-fold change with 80% power
+          step 2     25%   for 10m on 1 instance, at least 500 calls, not 2 times as bad
+                     sees a 2.5-fold change with 80% power
+          step 3     50%   for 10m on 2 instances, at least 500 calls, not 1.5 times as bad
+                     sees a 2.5-fold change with 80% power
+                     power is for 200 calls/s with 0.10% errors; false alarms 1% per step
+                     without a verdict: up to 2 more times as long, then roll back
+          promote    100%, all 3 instances, guards armed for 0s
+          scale down 0123456789ab stops 30s later
+          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+        ");
     }
 
     #[test]
@@ -205,12 +219,28 @@ mod tests {
             calls_per_second: 1.0,
             error_rate: 0.001,
         };
-        insta::assert_snapshot!(plan.explain(&assume), @"");
+        insta::assert_snapshot!(plan.explain(&assume), @r"
+        plan 89eebf4a5664: a -> b, 1 instances, at least 1m30s
+          start      1 of 1 instances, ready within 1m, then verify
+          step 1     50%   for 1m on 1 instance, at least 200 calls, not 1.5 times as bad
+                     sees no change: too few calls; only 30 calls are expected, so it will be inconclusive; says nothing sure about p99 below 300 calls
+                     power is for 1 calls/s with 0.10% errors; false alarms 1% per step
+                     without a verdict: up to 2 more times as long, then roll back
+          promote    100%, all 1 instances, guards armed for 0s
+          scale down a stops 30s later
+          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+        ");
     }
 
     #[test]
     fn a_first_deployment_in_words() {
         let plan = Plan::new(Release::named("b"), None, 1, Strategy::default()).unwrap();
-        insta::assert_snapshot!(plan.explain(&Assumptions::default()), @"");
+        insta::assert_snapshot!(plan.explain(&Assumptions::default()), @r"
+        plan 05ef19080869: nothing -> b, 1 instances, at least 0s
+          start      1 of 1 instances, ready within 1m, then verify
+          no steps   there is no release to compare with
+          promote    100%, all 1 instances, guards armed for 0s
+          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+        ");
     }
 }

@@ -161,6 +161,9 @@ mod tests {
     fn the_live_release_is_no_candidate() {
         let same = Some(Release::named("a"));
         let error = Plan::new(Release::named("a"), same, 0, Strategy::default()).unwrap_err();
-        insta::assert_snapshot!(error, @"");
+        insta::assert_snapshot!(error, @r"
+        replicas is 0, allowed: 1 to 10000
+        release is a, allowed: a release other than the one that is stable now
+        ");
     }
 }

@@ -105,7 +105,7 @@ mod tests {
         };
         assert_eq!(see(5, 200.0, 10), Some(4.0));
         assert_eq!(see(25, 200.0, 10), Some(2.5));
-        assert!(see(5, 2_000.0, 10) < Some(2.5));
+        assert!(see(5, 2_000.0, 10) < Some(3.0));
         assert!(see(5, 20.0, 10) > Some(10.0));
         assert_eq!(see(5, 0.1, 1), None);
     }

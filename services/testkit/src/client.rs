@@ -63,7 +63,6 @@ impl Client {
     }
 
     /// A POST with this client's token.
-    #[must_use]
     pub fn post(&self, url: &str) -> reqwest::RequestBuilder {
         let request = self.http.post(url);
         if self.token.is_empty() {
@@ -74,7 +73,6 @@ impl Client {
     }
 
     /// A GET with this client's token.
-    #[must_use]
     pub fn get(&self, url: &str) -> reqwest::RequestBuilder {
         let request = self.http.get(url);
         if self.token.is_empty() {

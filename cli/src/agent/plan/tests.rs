@@ -7,11 +7,19 @@ const A: &str = "aaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbb";
 
 fn pool(role: Role, release: &str, replicas: u32) -> Pool {
-    Pool { role, release: release.into(), replicas }
+    Pool {
+        role,
+        release: release.into(),
+        replicas,
+    }
 }
 
 fn member(name: &str, release: &str, phase: Phase) -> Member {
-    let role = if name.starts_with("edge") { Role::Edge } else { Role::App };
+    let role = if name.starts_with("edge") {
+        Role::Edge
+    } else {
+        Role::App
+    };
     let ready_since = (phase == Phase::Running { ready: true }).then_some(NOW - 1000);
     Member {
         name: name.into(),
@@ -34,7 +42,14 @@ fn starting(name: &str, release: &str) -> Member {
 }
 
 fn stopping(name: &str, release: &str) -> Member {
-    member(name, release, Phase::Stopping { kill_at: NOW + 9000, then: Then::Forget })
+    member(
+        name,
+        release,
+        Phase::Stopping {
+            kill_at: NOW + 9000,
+            then: Then::Forget,
+        },
+    )
 }
 
 fn replaced(mut member: Member) -> Member {
@@ -46,8 +61,14 @@ fn steps(goal: &Goal, members: &[Member], sockets: Sockets) -> String {
     let plan = decide(&Policy::default(), goal, members, sockets, NOW);
     let word = |step: &Step| match step {
         Step::Start { name, .. } => format!("start {name}"),
-        Step::Stop { name, then: Then::Forget } => format!("stop {name}"),
-        Step::Stop { name, then: Then::Retry } => format!("retry {name}"),
+        Step::Stop {
+            name,
+            then: Then::Forget,
+        } => format!("stop {name}"),
+        Step::Stop {
+            name,
+            then: Then::Retry,
+        } => format!("retry {name}"),
         Step::Kill { name } => format!("kill {name}"),
         Step::Forget { name } => format!("forget {name}"),
     };
@@ -56,23 +77,46 @@ fn steps(goal: &Goal, members: &[Member], sockets: Sockets) -> String {
 
 #[track_caller]
 fn check(pools: &[Pool], members: &[Member], expect: &str) {
-    assert_eq!(steps(&Goal::Run(pools.to_vec()), members, Sockets::Held), expect);
+    assert_eq!(
+        steps(&Goal::Run(pools.to_vec()), members, Sockets::Held),
+        expect
+    );
 }
 
 #[test]
 fn a_pool_keeps_its_number() {
     let fleet = [pool(Role::Edge, B, 1), pool(Role::App, A, 2)];
-    check(&fleet, &[], "start edge-1, start app-aaaaaaaa-1, start app-aaaaaaaa-2");
+    check(
+        &fleet,
+        &[],
+        "start edge-1, start app-aaaaaaaa-1, start app-aaaaaaaa-2",
+    );
     check(
         &fleet,
         &[ready("edge-1", B), ready("app-aaaaaaaa-2", A)],
         "start app-aaaaaaaa-1",
     );
     // Growing fills the lowest free numbers, shrinking takes the highest.
-    check(&[pool(Role::App, A, 1)], &[ready("app-aaaaaaaa-1", A), ready("app-aaaaaaaa-10", A), ready("app-aaaaaaaa-9", A)], "stop app-aaaaaaaa-9, stop app-aaaaaaaa-10");
-    check(&[pool(Role::App, A, 1)], &[starting("app-aaaaaaaa-1", A), ready("app-aaaaaaaa-2", A)], "stop app-aaaaaaaa-1");
+    check(
+        &[pool(Role::App, A, 1)],
+        &[
+            ready("app-aaaaaaaa-1", A),
+            ready("app-aaaaaaaa-10", A),
+            ready("app-aaaaaaaa-9", A),
+        ],
+        "stop app-aaaaaaaa-9, stop app-aaaaaaaa-10",
+    );
+    check(
+        &[pool(Role::App, A, 1)],
+        &[starting("app-aaaaaaaa-1", A), ready("app-aaaaaaaa-2", A)],
+        "stop app-aaaaaaaa-1",
+    );
     // A name that is still stopping is not used twice.
-    check(&[pool(Role::App, A, 1)], &[stopping("app-aaaaaaaa-1", A)], "start app-aaaaaaaa-2");
+    check(
+        &[pool(Role::App, A, 1)],
+        &[stopping("app-aaaaaaaa-1", A)],
+        "start app-aaaaaaaa-2",
+    );
 }
 
 #[test]
@@ -81,7 +125,11 @@ fn two_releases_of_an_app_run_side_by_side_until_one_is_not_wanted() {
     let members = [ready("app-aaaaaaaa-1", A), ready("app-bbbbbbbb-1", B)];
     check(&both, &members, "");
     check(&both[1..], &members, "stop app-aaaaaaaa-1");
-    check(&[pool(Role::App, A, 1), pool(Role::App, B, 0)], &members, "stop app-bbbbbbbb-1");
+    check(
+        &[pool(Role::App, A, 1), pool(Role::App, B, 0)],
+        &members,
+        "stop app-bbbbbbbb-1",
+    );
 }
 
 #[test]
@@ -92,10 +140,20 @@ fn a_waiting_process_starts_when_its_time_comes_and_a_failed_one_does_not() {
     check(&fleet, &[waiting(NOW + 1)], "");
     check(&fleet, &[member("app-aaaaaaaa-1", A, Phase::Failed)], "");
     check(&[], &[waiting(NOW)], "forget app-aaaaaaaa-1");
-    let plan = decide(&Policy::default(), &Goal::Run(fleet.to_vec()), &[waiting(NOW + 7)], Sockets::Held, NOW);
+    let plan = decide(
+        &Policy::default(),
+        &Goal::Run(fleet.to_vec()),
+        &[waiting(NOW + 7)],
+        Sockets::Held,
+        NOW,
+    );
     assert_eq!(plan.wake, Some(NOW + 7));
     // An operator's request clears a failure.
-    check(&fleet, &[replaced(member("app-aaaaaaaa-1", A, Phase::Failed))], "forget app-aaaaaaaa-1, start app-aaaaaaaa-2");
+    check(
+        &fleet,
+        &[replaced(member("app-aaaaaaaa-1", A, Phase::Failed))],
+        "forget app-aaaaaaaa-1, start app-aaaaaaaa-2",
+    );
 }
 
 #[test]
@@ -103,13 +161,25 @@ fn an_edge_hands_over_only_when_its_successor_is_ready() {
     let fleet = [pool(Role::Edge, B, 1)];
     check(&fleet, &[ready("edge-1", A)], "start edge-2");
     check(&fleet, &[ready("edge-1", A), starting("edge-2", B)], "");
-    check(&fleet, &[ready("edge-1", A), ready("edge-2", B)], "stop edge-1");
+    check(
+        &fleet,
+        &[ready("edge-1", A), ready("edge-2", B)],
+        "stop edge-1",
+    );
     check(&fleet, &[stopping("edge-1", A), ready("edge-2", B)], "");
     // A successor that cannot start leaves the old one serving.
-    check(&fleet, &[ready("edge-1", A), member("edge-2", B, Phase::Failed)], "");
+    check(
+        &fleet,
+        &[ready("edge-1", A), member("edge-2", B, Phase::Failed)],
+        "",
+    );
     // A restart of the same release goes the same way.
     check(&fleet, &[replaced(ready("edge-1", B))], "start edge-2");
-    check(&fleet, &[replaced(ready("edge-1", B)), ready("edge-2", B)], "stop edge-1");
+    check(
+        &fleet,
+        &[replaced(ready("edge-1", B)), ready("edge-2", B)],
+        "stop edge-1",
+    );
 }
 
 #[test]
@@ -118,19 +188,37 @@ fn apps_are_replaced_one_above_their_number() {
     let old = |n: u8| replaced(ready(&format!("app-aaaaaaaa-{n}"), A));
     check(&fleet, &[old(1), old(2)], "start app-aaaaaaaa-3");
     check(&fleet, &[old(1), old(2), starting("app-aaaaaaaa-3", A)], "");
-    check(&fleet, &[old(1), old(2), ready("app-aaaaaaaa-3", A)], "stop app-aaaaaaaa-1, start app-aaaaaaaa-4");
-    check(&fleet, &[stopping("app-aaaaaaaa-1", A), old(2), ready("app-aaaaaaaa-3", A), ready("app-aaaaaaaa-4", A)], "stop app-aaaaaaaa-2");
+    check(
+        &fleet,
+        &[old(1), old(2), ready("app-aaaaaaaa-3", A)],
+        "stop app-aaaaaaaa-1, start app-aaaaaaaa-4",
+    );
+    check(
+        &fleet,
+        &[
+            stopping("app-aaaaaaaa-1", A),
+            old(2),
+            ready("app-aaaaaaaa-3", A),
+            ready("app-aaaaaaaa-4", A),
+        ],
+        "stop app-aaaaaaaa-2",
+    );
 }
 
 #[test]
 fn without_the_sockets_the_old_edge_goes_first() {
     let goal = Goal::Run(vec![pool(Role::Edge, B, 1)]);
-    let check = |members: &[Member], expect: &str| assert_eq!(steps(&goal, members, Sockets::WithTheEdge), expect);
+    let check = |members: &[Member], expect: &str| {
+        assert_eq!(steps(&goal, members, Sockets::WithTheEdge), expect)
+    };
     check(&[ready("edge-1", B)], "");
     check(&[ready("edge-1", A)], "stop edge-1");
     check(&[stopping("edge-1", A)], "");
     check(&[], "start edge-1");
-    check(&[member("edge-1", B, Phase::Waiting { until: NOW })], "start edge-1");
+    check(
+        &[member("edge-1", B, Phase::Waiting { until: NOW })],
+        "start edge-1",
+    );
 }
 
 #[test]
@@ -142,15 +230,32 @@ fn a_start_has_a_deadline_and_a_stop_has_one() {
     // It was ready once: losing its registration is no reason to kill it.
     late.ready_since = Some(NOW - 50_000);
     check(&fleet, &[late], "");
-    let retrying = member("app-aaaaaaaa-1", A, Phase::Stopping { kill_at: NOW, then: Then::Retry });
+    let retrying = member(
+        "app-aaaaaaaa-1",
+        A,
+        Phase::Stopping {
+            kill_at: NOW,
+            then: Then::Retry,
+        },
+    );
     check(&fleet, &[retrying], "kill app-aaaaaaaa-1");
 }
 
 #[test]
 fn the_fleet_stops_from_the_outside_in() {
     let stop = |members: &[Member]| steps(&Goal::Stop, members, Sockets::Held);
-    assert_eq!(stop(&[ready("edge-1", B), ready("app-aaaaaaaa-1", A), member("app-aaaaaaaa-2", A, Phase::Failed)]), "stop edge-1, forget app-aaaaaaaa-2");
-    assert_eq!(stop(&[stopping("edge-1", B), ready("app-aaaaaaaa-1", A)]), "");
+    assert_eq!(
+        stop(&[
+            ready("edge-1", B),
+            ready("app-aaaaaaaa-1", A),
+            member("app-aaaaaaaa-2", A, Phase::Failed)
+        ]),
+        "stop edge-1, forget app-aaaaaaaa-2"
+    );
+    assert_eq!(
+        stop(&[stopping("edge-1", B), ready("app-aaaaaaaa-1", A)]),
+        ""
+    );
     assert_eq!(stop(&[ready("app-aaaaaaaa-1", A)]), "stop app-aaaaaaaa-1");
 }
 
@@ -158,12 +263,23 @@ fn the_fleet_stops_from_the_outside_in() {
 fn restarts_come_at_once_then_slower_then_not_at_all() {
     let policy = Policy::default();
     let mut history = History::default();
-    let waits: Vec<_> = (0..5).map(|_| history.after_exit(&policy, NOW, None, 0.5)).collect();
+    let waits: Vec<_> = (0..5)
+        .map(|_| history.after_exit(&policy, NOW, None, 0.5))
+        .collect();
     let at = |ms| AfterExit::RestartAt(NOW + ms);
-    assert_eq!(waits, [at(0), at(500), at(1000), at(2000), AfterExit::GiveUp]);
+    assert_eq!(
+        waits,
+        [at(0), at(500), at(1000), at(2000), AfterExit::GiveUp]
+    );
     // A minute of health forgives.
-    assert_eq!(history.after_exit(&policy, NOW, Some(NOW - 60_000), 0.5), at(0));
-    assert_eq!(history.after_exit(&policy, NOW, Some(NOW - 59_999), 0.5), at(500));
+    assert_eq!(
+        history.after_exit(&policy, NOW, Some(NOW - 60_000), 0.5),
+        at(0)
+    );
+    assert_eq!(
+        history.after_exit(&policy, NOW, Some(NOW - 59_999), 0.5),
+        at(500)
+    );
 }
 
 #[test]
@@ -180,26 +296,42 @@ fn slow_failures_wait_up_to_a_minute_but_are_not_given_up() {
             }
         })
         .collect();
-    assert_eq!(waits[..9], [0, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000]);
+    assert_eq!(
+        waits[..9],
+        [0, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000]
+    );
     assert!(waits[9..].iter().all(|w| *w == 60_000));
 }
 
 fn phases() -> impl Strategy<Value = Phase> {
     prop_oneof![
         any::<bool>().prop_map(|ready| Phase::Running { ready }),
-        Just(Phase::Stopping { kill_at: NOW + 1, then: Then::Forget }),
+        Just(Phase::Stopping {
+            kill_at: NOW + 1,
+            then: Then::Forget
+        }),
         Just(Phase::Waiting { until: NOW - 1 }),
         Just(Phase::Failed),
     ]
 }
 
 fn fleets() -> impl Strategy<Value = Vec<Member>> {
-    let one = (0..4_u8, any::<bool>(), any::<bool>(), any::<bool>(), phases());
+    let one = (
+        0..4_u8,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        phases(),
+    );
     prop::collection::vec(one, 0..8).prop_map(|specs| {
         let mut members: Vec<Member> = Vec::new();
         for (number, edge, second, replace, phase) in specs {
             let release = if second { B } else { A };
-            let name = instance_name(if edge { Role::Edge } else { Role::App }, release, number.into());
+            let name = instance_name(
+                if edge { Role::Edge } else { Role::App },
+                release,
+                number.into(),
+            );
             if !members.iter().any(|m| m.name == name) {
                 let mut member = member(&name, release, phase);
                 member.replace = replace && member.running();
@@ -224,9 +356,17 @@ fn advance(members: &mut Vec<Member>, plan: &Plan) {
                 members.retain(|m| m.name != *name);
                 members.push(starting(name, release));
             }
-            Step::Stop { name, .. } => members.iter_mut().filter(|m| m.name == *name).for_each(|m| {
-                m.phase = Phase::Stopping { kill_at: NOW + 1, then: Then::Forget };
-            }),
+            Step::Stop { name, .. } => {
+                members
+                    .iter_mut()
+                    .filter(|m| m.name == *name)
+                    .for_each(|m| {
+                        m.phase = Phase::Stopping {
+                            kill_at: NOW + 1,
+                            then: Then::Forget,
+                        };
+                    })
+            }
             Step::Forget { name } | Step::Kill { name } => members.retain(|m| m.name != *name),
         }
     }

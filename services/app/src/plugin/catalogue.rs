@@ -144,7 +144,9 @@ impl Catalogue {
                         plugin: from.plugin.to_string(),
                         state: from.state.as_str(),
                         reason: match refused {
-                            Ok((name, _)) => format!("{name:?} is taken by a plugin configured before"),
+                            Ok((name, _)) => {
+                                format!("{name:?} is taken by a plugin configured before")
+                            }
                             Err(reason) => reason,
                         },
                     }),
@@ -223,8 +225,15 @@ impl Catalogue {
         let nothing = BTreeMap::new();
         let entries = self.lists.get(&list).unwrap_or(&nothing);
         let mut rest = entries.range::<str, _>((from, std::ops::Bound::Unbounded));
-        let page: Vec<(&String, &RawValue)> = rest.by_ref().take(PAGE_MAX).map(|(name, entry)| (name, &*entry.raw)).collect();
-        let next = page.last().filter(|_| rest.next().is_some()).map(|(name, _)| write_cursor(name));
+        let page: Vec<(&String, &RawValue)> = rest
+            .by_ref()
+            .take(PAGE_MAX)
+            .map(|(name, entry)| (name, &*entry.raw))
+            .collect();
+        let next = page
+            .last()
+            .filter(|_| rest.next().is_some())
+            .map(|(name, _)| write_cursor(name));
         let items: Vec<&RawValue> = page.iter().map(|(_, raw)| *raw).collect();
         let mut meta = json!({META_SERVER_INFO: crate::server_info()});
         if !self.missing.is_empty() {
@@ -232,7 +241,9 @@ impl Catalogue {
         }
         let internal = |_| Failure::new(Cause::Internal);
         let mut result = Members::default();
-        let mut set = |name, value: serde_json::Result<Box<RawValue>>| value.map(|value| result.set(name, value)).map_err(internal);
+        let mut set = |name, value: serde_json::Result<Box<RawValue>>| {
+            value.map(|value| result.set(name, value)).map_err(internal)
+        };
         set("resultType", to_raw_value("complete"))?;
         set(list.member(), to_raw_value(&items))?;
         if let Some(next) = next {
@@ -263,7 +274,10 @@ fn public(item: &Item, list: List, prefix: &str) -> Result<(String, Box<RawValue
         return Ok((item.key.clone(), item.raw.clone()));
     }
     let name = format!("{prefix}{}", item.key);
-    let fits = name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
+    let fits = name.len() <= NAME_BYTES_MAX
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b));
     if item.key.is_empty() || !fits {
         let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
         return Err(format!(
@@ -281,8 +295,12 @@ fn missing(from: &Contribution) -> Option<Missing> {
     let reason = match &from.state {
         State::Ready => return None,
         State::Starting => "it has not come up yet; its tools are missing".to_owned(),
-        State::Restarting { .. } if from.listing.tools.is_empty() => "it is down; its tools are missing".to_owned(),
-        State::Restarting { .. } | State::Stopped => "it is down; its tools are listed as last known".to_owned(),
+        State::Restarting { .. } if from.listing.tools.is_empty() => {
+            "it is down; its tools are missing".to_owned()
+        }
+        State::Restarting { .. } | State::Stopped => {
+            "it is down; its tools are listed as last known".to_owned()
+        }
     };
     Some(Missing {
         plugin: from.plugin.to_string(),
@@ -304,7 +322,11 @@ fn freshness(contributions: &[Contribution]) -> Freshness {
         },
         scope: so_far.scope.max(from.listing.freshness.scope),
     });
-    if merged == whole { Freshness::default() } else { merged }
+    if merged == whole {
+        Freshness::default()
+    } else {
+        merged
+    }
 }
 
 fn write_cursor(name: &str) -> String {
@@ -316,7 +338,12 @@ fn read_cursor(cursor: &str) -> Result<String, Failure> {
         .decode(cursor)
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or_else(|| Failure::say(Cause::InvalidParams, "params.cursor is none of this server's"))
+        .ok_or_else(|| {
+            Failure::say(
+                Cause::InvalidParams,
+                "params.cursor is none of this server's",
+            )
+        })
 }
 
 /// Returns the capabilities that the catalogue has something for.
@@ -361,7 +388,10 @@ mod tests {
     fn names(page: &RawValue) -> (Vec<String>, Option<String>) {
         let page: Value = serde_json::from_str(page.get()).unwrap();
         let tools = page["tools"].as_array().unwrap();
-        let names = tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect();
+        let names = tools
+            .iter()
+            .map(|tool| tool["name"].as_str().unwrap().to_owned())
+            .collect();
         (names, page["nextCursor"].as_str().map(str::to_owned))
     }
 
@@ -373,20 +403,38 @@ mod tests {
             from("c", "b_", &["x", "bad name"], State::Ready),
         ];
         let catalogue = Catalogue::merge(&both);
-        assert_eq!(names(&catalogue.page(List::Tools, None).unwrap()).0, ["a_z", "b_x", "b_y"]);
+        assert_eq!(
+            names(&catalogue.page(List::Tools, None).unwrap()).0,
+            ["a_z", "b_x", "b_y"]
+        );
         let entry = catalogue.find(List::Tools, "b_x").unwrap();
         assert_eq!((entry.plugin, entry.key.as_str()), (0, "x"));
-        let reasons: Vec<_> = catalogue.missing().iter().map(|missing| missing.reason.as_str()).collect();
-        assert_eq!(reasons[0], r#""b_x" is taken by a plugin configured before"#);
-        assert!(reasons[1].starts_with(r#""b_bad name" is no name"#), "{reasons:?}");
+        let reasons: Vec<_> = catalogue
+            .missing()
+            .iter()
+            .map(|missing| missing.reason.as_str())
+            .collect();
+        assert_eq!(
+            reasons[0],
+            r#""b_x" is taken by a plugin configured before"#
+        );
+        assert!(
+            reasons[1].starts_with(r#""b_bad name" is no name"#),
+            "{reasons:?}"
+        );
         let turned = [both[1].clone(), both[0].clone(), both[2].clone()];
         assert_eq!(Catalogue::merge(&turned).digest(), catalogue.digest());
     }
 
     #[test]
     fn a_dead_plugin_costs_freshness_and_is_named() {
-        let down = State::Restarting { reason: "secret path".into() };
-        let catalogue = Catalogue::merge(&[from("a", "a_", &["x"], State::Ready), from("b", "b_", &["y"], down)]);
+        let down = State::Restarting {
+            reason: "secret path".into(),
+        };
+        let catalogue = Catalogue::merge(&[
+            from("a", "a_", &["x"], State::Ready),
+            from("b", "b_", &["y"], down),
+        ]);
         let page = catalogue.page(List::Tools, None).unwrap();
         assert_eq!(names(&page).0, ["a_x", "b_y"]);
         let page: Value = serde_json::from_str(page.get()).unwrap();
@@ -410,7 +458,10 @@ mod tests {
             }
         }
         assert_eq!(seen, many);
-        assert_eq!(catalogue.page(List::Tools, Some("!")).unwrap_err().cause, Cause::InvalidParams);
+        assert_eq!(
+            catalogue.page(List::Tools, Some("!")).unwrap_err().cause,
+            Cause::InvalidParams
+        );
     }
 
     #[test]
@@ -418,14 +469,34 @@ mod tests {
         let raw = to_raw_value(&json!({})).unwrap();
         let with = |resources: &[&str], templates: &[&str]| Contribution {
             listing: Arc::new(Listing {
-                resources: resources.iter().map(|key| Item { key: (*key).into(), raw: raw.clone() }).collect(),
-                templates: templates.iter().map(|key| Item { key: (*key).into(), raw: raw.clone() }).collect(),
+                resources: resources
+                    .iter()
+                    .map(|key| Item {
+                        key: (*key).into(),
+                        raw: raw.clone(),
+                    })
+                    .collect(),
+                templates: templates
+                    .iter()
+                    .map(|key| Item {
+                        key: (*key).into(),
+                        raw: raw.clone(),
+                    })
+                    .collect(),
                 ..Listing::default()
             }),
             ..from("p", "", &[], State::Ready)
         };
-        let catalogue = Catalogue::merge(&[with(&["x://a"], &["x://{id}"]), with(&[], &["x://deep/{id}"])]);
-        for (uri, owner) in [("x://a", Some(0)), ("x://b", Some(0)), ("x://deep/1", Some(1)), ("y://a", None)] {
+        let catalogue = Catalogue::merge(&[
+            with(&["x://a"], &["x://{id}"]),
+            with(&[], &["x://deep/{id}"]),
+        ]);
+        for (uri, owner) in [
+            ("x://a", Some(0)),
+            ("x://b", Some(0)),
+            ("x://deep/1", Some(1)),
+            ("y://a", None),
+        ] {
             assert_eq!(catalogue.owner(uri), owner, "{uri}");
         }
     }

@@ -79,7 +79,9 @@ impl Mounts {
     pub fn start(specs: Vec<Spec>) -> Result<Arc<Self>, MountError> {
         let changed = Arc::new(Notify::new());
         let spawner = Spawner::start().map_err(MountError::Spawner)?;
-        let threads = Arc::new(Semaphore::new(2 * std::thread::available_parallelism().map_or(2, usize::from)));
+        let threads = Arc::new(Semaphore::new(
+            2 * std::thread::available_parallelism().map_or(2, usize::from),
+        ));
         let mounted = specs
             .into_iter()
             .map(|spec| {
@@ -91,7 +93,9 @@ impl Mounts {
                             source,
                         })?)
                     }
-                    Kind::Stdio(stdio) => Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed)),
+                    Kind::Stdio(stdio) => {
+                        Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed))
+                    }
                 };
                 Ok(Mounted {
                     name: spec.name.into(),
@@ -138,20 +142,33 @@ impl Mounts {
     /// Returns the names of the plugins that have been neither up nor refused so far.
     pub fn starting(&self) -> Vec<Arc<str>> {
         let starting = |one: &&Mounted| one.plugin.state() == State::Starting;
-        self.mounted.iter().filter(starting).map(|one| Arc::clone(&one.name)).collect()
+        self.mounted
+            .iter()
+            .filter(starting)
+            .map(|one| Arc::clone(&one.name))
+            .collect()
     }
 
     /// Finds the plugin that stands behind a public name or URI, and asks it.
     ///
     /// # Errors
     /// [`Cause::InvalidParams`] for a name or URI that nobody serves; else what [`Plugin::ask`] says.
-    pub async fn ask(&self, method: &Method, name: &str, params: Members<'_>, context: CallContext) -> Result<Answer, Failure> {
+    pub async fn ask(
+        &self,
+        method: &Method,
+        name: &str,
+        params: Members<'_>,
+        context: CallContext,
+    ) -> Result<Answer, Failure> {
         let catalogue = self.catalogue.load();
         let (plugin, key) = match method {
             Method::ToolsCall => named(&catalogue, List::Tools, name, "tool")?,
             Method::PromptsGet => named(&catalogue, List::Prompts, name, "prompt")?,
             Method::ResourcesRead => {
-                let no_such = || Failure::say(Cause::InvalidParams, "no such resource").with_data(&serde_json::json!({"uri": name}));
+                let no_such = || {
+                    Failure::say(Cause::InvalidParams, "no such resource")
+                        .with_data(&serde_json::json!({"uri": name}))
+                };
                 (catalogue.owner(name).ok_or_else(no_such)?, name.to_owned())
             }
             _ => return Err(Failure::new(Cause::MethodNotFound)),
@@ -182,15 +199,22 @@ impl Mounts {
                 state: one.plugin.state(),
             })
             .collect();
-        self.catalogue.store(Arc::new(Catalogue::merge(&contributions)));
+        self.catalogue
+            .store(Arc::new(Catalogue::merge(&contributions)));
         self.versions.send_modify(|version| *version += 1);
     }
 }
 
-fn named(catalogue: &Catalogue, list: List, name: &str, what: &str) -> Result<(usize, String), Failure> {
-    let entry = catalogue
-        .find(list, name)
-        .ok_or_else(|| Failure::say(Cause::InvalidParams, format!("no such {what}")).with_data(&serde_json::json!({"name": name})))?;
+fn named(
+    catalogue: &Catalogue,
+    list: List,
+    name: &str,
+    what: &str,
+) -> Result<(usize, String), Failure> {
+    let entry = catalogue.find(list, name).ok_or_else(|| {
+        Failure::say(Cause::InvalidParams, format!("no such {what}"))
+            .with_data(&serde_json::json!({"name": name}))
+    })?;
     Ok((entry.plugin, entry.key.clone()))
 }
 

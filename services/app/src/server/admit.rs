@@ -16,12 +16,18 @@ use super::{Server, Story};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Takes a place for the request, or refuses it with 503.
-pub(crate) async fn admit(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(
+    State(server): State<Server>,
+    Extension(story): Extension<Arc<Story>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let Ok(_place) = server.places.try_acquire() else {
         let mut response = story.fail(&Failure::new(Cause::Overloaded).retry_after(RETRY_AFTER));
-        response
-            .headers_mut()
-            .insert(http::header::RETRY_AFTER, http::HeaderValue::from(RETRY_AFTER.as_secs()));
+        response.headers_mut().insert(
+            http::header::RETRY_AFTER,
+            http::HeaderValue::from(RETRY_AFTER.as_secs()),
+        );
         return response;
     };
     next.run(request).await

@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Instant};
 use axum::{Extension, extract::State, response::Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use mcp::{Cause, Failure, Id, Method, Outcome, Revision, call::META_SERVER_INFO, envelope, members::Members};
+use mcp::{
+    Cause, Failure, Id, Method, Outcome, Revision, call::META_SERVER_INFO, envelope,
+    members::Members,
+};
 use serde_json::{
     json,
     value::{RawValue, to_raw_value},
@@ -26,7 +29,12 @@ use crate::plugin::{
 };
 
 /// Serves `POST /mcp`.
-pub(crate) async fn serve(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, head: HeaderMap, body: Bytes) -> Response {
+pub(crate) async fn serve(
+    State(server): State<Server>,
+    Extension(story): Extension<Arc<Story>>,
+    head: HeaderMap,
+    body: Bytes,
+) -> Response {
     match intake::read(&head, &body) {
         Ok(Wanted::Request(request)) => {
             story.facts().id = Some(request.id.clone());
@@ -48,17 +56,27 @@ fn accepted(story: &Story) -> Response {
 }
 
 async fn answer(server: &Server, story: &Story, request: Request<'_>) -> Response {
-    let Request { id, method, name, params } = request;
+    let Request {
+        id,
+        method,
+        name,
+        params,
+    } = request;
     {
         let mut facts = story.facts();
         facts.method = method.label();
         facts.tool = name
             .as_deref()
-            .filter(|name| method == Method::ToolsCall && server.mounts.catalogue().find(List::Tools, name).is_some())
+            .filter(|name| {
+                method == Method::ToolsCall
+                    && server.mounts.catalogue().find(List::Tools, name).is_some()
+            })
             .map(str::to_owned);
     }
     let list = |list| {
-        let cursor = params.get("cursor").map(|_| params.get_str("cursor").unwrap_or_default());
+        let cursor = params
+            .get("cursor")
+            .map(|_| params.get_str("cursor").unwrap_or_default());
         server.mounts.catalogue().page(list, cursor.as_deref())
     };
     let listed = match &method {
@@ -69,7 +87,10 @@ async fn answer(server: &Server, story: &Story, request: Request<'_>) -> Respons
         Method::ResourceTemplatesList => list(List::Templates),
         _ => {
             let name = name.unwrap_or_default();
-            let asked = server.mounts.ask(&method, &name, params, context(story)).await;
+            let asked = server
+                .mounts
+                .ask(&method, &name, params, context(story))
+                .await;
             return finish(story, &id, asked);
         }
     };
@@ -106,7 +127,11 @@ fn discover(server: &Server) -> Result<Arc<RawValue>, Failure> {
 fn finish(story: &Story, id: &Id, asked: Result<Answer, Failure>) -> Response {
     match asked {
         Ok(Answer::Result(result)) => {
-            let outcome = if is_error(&result) { Outcome::ToolError } else { Outcome::Ok };
+            let outcome = if is_error(&result) {
+                Outcome::ToolError
+            } else {
+                Outcome::Ok
+            };
             succeed(story, id, &result, outcome)
         }
         Ok(Answer::Error(error)) => {
@@ -115,12 +140,17 @@ fn finish(story: &Story, id: &Id, asked: Result<Answer, Failure>) -> Response {
             facts.origin = mcp::Origin::Upstream.as_str();
             facts.cause = "PluginError";
             drop(facts);
-            json(StatusCode::OK, Outcome::Error, envelope::write_error(id, &error))
+            json(
+                StatusCode::OK,
+                Outcome::Error,
+                envelope::write_error(id, &error),
+            )
         }
         Err(failure) => match failure.cause {
-            Cause::NoBackend | Cause::UpstreamBroken | Cause::UpstreamInvalid | Cause::Overloaded => {
-                story.fail_with(&failure, StatusCode::OK)
-            }
+            Cause::NoBackend
+            | Cause::UpstreamBroken
+            | Cause::UpstreamInvalid
+            | Cause::Overloaded => story.fail_with(&failure, StatusCode::OK),
             _ => story.fail(&failure),
         },
     }
@@ -132,5 +162,9 @@ fn succeed(story: &Story, id: &Id, result: &RawValue, outcome: Outcome) -> Respo
 }
 
 fn is_error(result: &RawValue) -> bool {
-    Members::parse(result).is_ok_and(|members| members.get("isError").is_some_and(|flag| flag.get() == "true"))
+    Members::parse(result).is_ok_and(|members| {
+        members
+            .get("isError")
+            .is_some_and(|flag| flag.get() == "true")
+    })
 }

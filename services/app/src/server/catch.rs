@@ -15,7 +15,12 @@ use mcp::{Cause, Failure};
 use super::{Server, Story};
 
 /// Answers 500 with the protocol's error when the handler panics.
-pub(crate) async fn catch(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, request: Request, next: Next) -> Response {
+pub(crate) async fn catch(
+    State(server): State<Server>,
+    Extension(story): Extension<Arc<Story>>,
+    request: Request,
+    next: Next,
+) -> Response {
     // What a request shares with others is behind locks that survive a panic, or immutable.
     match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,

@@ -21,9 +21,17 @@ use super::{Server, Story};
 pub(crate) const UNIT_BYTES: usize = 4096;
 
 /// Puts the whole body in place of the stream, or answers 413, 400 or 503.
-pub(crate) async fn collect(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, request: Request, next: Next) -> Response {
+pub(crate) async fn collect(
+    State(server): State<Server>,
+    Extension(story): Extension<Arc<Story>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (head, body) = request.into_parts();
-    let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > server.limits.body_bytes as u64) {
         return story.fail(&too_large(&server));
     }
@@ -32,7 +40,8 @@ pub(crate) async fn collect(State(server): State<Server>, Extension(story): Exte
             story.facts().bytes_in = collected.bytes.len() as u64;
             // The memory is in use until the answer is there.
             let _held = collected.held;
-            next.run(Request::from_parts(head, Body::from(collected.bytes))).await
+            next.run(Request::from_parts(head, Body::from(collected.bytes)))
+                .await
         }
         Err(failure) => story.fail(&failure),
     }
@@ -54,7 +63,9 @@ impl Held {
     /// Takes what `bytes` need; false if there is no more.
     fn grow(&mut self, server: &Server, bytes: usize) -> bool {
         let more = bytes.div_ceil(UNIT_BYTES).saturating_sub(self.units);
-        let Ok(count) = u32::try_from(more) else { return false };
+        let Ok(count) = u32::try_from(more) else {
+            return false;
+        };
         let Ok(permit) = Arc::clone(&server.buffer).try_acquire_many_owned(count) else {
             return false;
         };
@@ -83,7 +94,9 @@ async fn read(server: &Server, mut body: Body) -> Result<Collected, Failure> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Failure::say(Cause::InvalidRequest, "the body broke off"))?;
-        let Ok(chunk) = frame.into_data() else { continue };
+        let Ok(chunk) = frame.into_data() else {
+            continue;
+        };
         let size = bytes.len() + chunk.len();
         if size > server.limits.body_bytes {
             return Err(too_large(server));
@@ -101,5 +114,8 @@ async fn read(server: &Server, mut body: Body) -> Result<Collected, Failure> {
 
 fn too_large(server: &Server) -> Failure {
     let most = server.limits.body_bytes;
-    Failure::say(Cause::TooLarge, format!("a body may have at most {most} bytes"))
+    Failure::say(
+        Cause::TooLarge,
+        format!("a body may have at most {most} bytes"),
+    )
 }

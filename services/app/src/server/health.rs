@@ -18,7 +18,10 @@ use crate::{
 pub(crate) async fn live(State(server): State<Server>) -> Response {
     match server.watchdog.check() {
         Ok(()) => say(StatusCode::OK, json!({"status": "ok"})),
-        Err(stuck) => say(StatusCode::SERVICE_UNAVAILABLE, json!({"status": "stuck", "detail": stuck.to_string()})),
+        Err(stuck) => say(
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({"status": "stuck", "detail": stuck.to_string()}),
+        ),
     }
 }
 
@@ -30,7 +33,9 @@ pub(crate) async fn ready(State(server): State<Server>) -> Response {
 
 fn readiness(server: &Server) -> (StatusCode, &'static str) {
     match server.life.phase() {
-        Phase::Ready if server.places.available_permits() == 0 => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        Phase::Ready if server.places.available_permits() == 0 => {
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded")
+        }
         Phase::Ready => (StatusCode::OK, "ok"),
         other => (StatusCode::SERVICE_UNAVAILABLE, other.as_str()),
     }
@@ -74,7 +79,10 @@ pub(crate) async fn report(State(server): State<Server>) -> Response {
             plugin
         })
         .collect();
-    let runtime = server.watchdog.check().map_or_else(|stuck| stuck.to_string(), |()| "ok".to_owned());
+    let runtime = server
+        .watchdog
+        .check()
+        .map_or_else(|stuck| stuck.to_string(), |()| "ok".to_owned());
     say(
         status,
         json!({
@@ -92,7 +100,11 @@ pub(crate) async fn report(State(server): State<Server>) -> Response {
 
 /// `/metrics`: the Prometheus text format.
 pub(crate) async fn metrics(State(server): State<Server>) -> Response {
-    ([(CONTENT_TYPE, telemetry::METRICS_CONTENT_TYPE)], server.metrics.encode(&server.mounts)).into_response()
+    (
+        [(CONTENT_TYPE, telemetry::METRICS_CONTENT_TYPE)],
+        server.metrics.encode(&server.mounts),
+    )
+        .into_response()
 }
 
 fn say(status: StatusCode, body: Value) -> Response {

@@ -58,14 +58,30 @@ pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal>
     media(head).map_err(anonymous)?;
     let message = match envelope::read(body) {
         Ok(Body::One(message)) => message,
-        Ok(Body::Batch(_)) => return Err(anonymous(Failure::say(Cause::InvalidRequest, "a batch is not taken: send each message alone"))),
+        Ok(Body::Batch(_)) => {
+            return Err(anonymous(Failure::say(
+                Cause::InvalidRequest,
+                "a batch is not taken: send each message alone",
+            )));
+        }
         Err(refused) => Err(refused),
     };
     match message {
         Ok(Message::Request { id, method, params }) => match request(head, &method, params) {
-            Ok((method, name, params)) if id.is_mcp() => Ok(Wanted::Request(Request { id, method, name, params })),
-            Ok(_) => Err(anonymous(Failure::say(Cause::InvalidRequest, "id must be a string or an integer"))),
-            Err(failure) => Err(Refusal { id: Some(id), failure }),
+            Ok((method, name, params)) if id.is_mcp() => Ok(Wanted::Request(Request {
+                id,
+                method,
+                name,
+                params,
+            })),
+            Ok(_) => Err(anonymous(Failure::say(
+                Cause::InvalidRequest,
+                "id must be a string or an integer",
+            ))),
+            Err(failure) => Err(Refusal {
+                id: Some(id),
+                failure,
+            }),
         },
         Ok(Message::Notification { method, .. }) => {
             mirrored(head, headers::METHOD, &method).map_err(anonymous)?;
@@ -88,12 +104,20 @@ fn media(head: &HeaderMap) -> Result<(), Failure> {
     if !content.eq_ignore_ascii_case("application/json") {
         return Err(Failure::new(Cause::MediaType));
     }
-    let mut accepts = head.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let mut accepts = head
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .peekable();
     let silent = accepts.peek().is_none();
     let json = accepts
         .flat_map(|value| value.split(','))
         .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .any(|range| ["application/json", "application/*", "*/*"].iter().any(|ours| range.eq_ignore_ascii_case(ours)));
+        .any(|range| {
+            ["application/json", "application/*", "*/*"]
+                .iter()
+                .any(|ours| range.eq_ignore_ascii_case(ours))
+        });
     if silent || json {
         Ok(())
     } else {
@@ -101,12 +125,19 @@ fn media(head: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-fn request<'a>(head: &HeaderMap, method: &str, params: Option<&'a RawValue>) -> Result<(Method, Option<String>, Members<'a>), Failure> {
+fn request<'a>(
+    head: &HeaderMap,
+    method: &str,
+    params: Option<&'a RawValue>,
+) -> Result<(Method, Option<String>, Members<'a>), Failure> {
     let params = match params {
         None => Members::default(),
-        Some(raw) => {
-            Members::parse(raw).map_err(|_| Failure::say(Cause::InvalidParams, "params must be an object that names each member once"))?
-        }
+        Some(raw) => Members::parse(raw).map_err(|_| {
+            Failure::say(
+                Cause::InvalidParams,
+                "params must be an object that names each member once",
+            )
+        })?,
     };
     version(head, &params)?;
     mirrored(head, headers::METHOD, method)?;
@@ -117,9 +148,12 @@ fn request<'a>(head: &HeaderMap, method: &str, params: Option<&'a RawValue>) -> 
     let name = match method.name_member() {
         None => None,
         Some(member) => {
-            let name = params
-                .get_str(member)
-                .ok_or_else(|| Failure::say(Cause::InvalidParams, format!("params.{member} must be a string")))?;
+            let name = params.get_str(member).ok_or_else(|| {
+                Failure::say(
+                    Cause::InvalidParams,
+                    format!("params.{member} must be a string"),
+                )
+            })?;
             mirrored(head, headers::NAME, &name)?;
             Some(name)
         }
@@ -143,17 +177,24 @@ fn served(method: &Method) -> bool {
 
 /// Checks the version of head and body, and that the client says what it can do.
 fn version(head: &HeaderMap, params: &Members<'_>) -> Result<(), Failure> {
-    let said = one(head, headers::PROTOCOL_VERSION)?
-        .ok_or_else(|| Failure::say(Cause::HeaderMismatch, "the header MCP-Protocol-Version is missing"))?;
+    let said = one(head, headers::PROTOCOL_VERSION)?.ok_or_else(|| {
+        Failure::say(
+            Cause::HeaderMismatch,
+            "the header MCP-Protocol-Version is missing",
+        )
+    })?;
     let meta = match params.get("_meta") {
         None => Members::default(),
-        Some(raw) => Members::parse(raw).map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
+        Some(raw) => Members::parse(raw)
+            .map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
     };
     let body = meta.get_str(META_VERSION);
     if body.as_deref().is_some_and(|body| body != said) {
         return Err(Failure::say(
             Cause::HeaderMismatch,
-            format!("the header MCP-Protocol-Version and params._meta[\"{META_VERSION}\"] disagree"),
+            format!(
+                "the header MCP-Protocol-Version and params._meta[\"{META_VERSION}\"] disagree"
+            ),
         ));
     }
     if said != Revision::LATEST.as_str() {
@@ -162,7 +203,12 @@ fn version(head: &HeaderMap, params: &Members<'_>) -> Result<(), Failure> {
             "requested": said.chars().take(64).collect::<String>(),
         })));
     }
-    let missing = |member| Failure::say(Cause::InvalidParams, format!("params._meta[\"{member}\"] is missing or of the wrong type"));
+    let missing = |member| {
+        Failure::say(
+            Cause::InvalidParams,
+            format!("params._meta[\"{member}\"] is missing or of the wrong type"),
+        )
+    };
     if body.is_none() {
         return Err(missing(META_VERSION));
     }
@@ -188,7 +234,9 @@ fn mirrored(head: &HeaderMap, name: &str, body: &str) -> Result<(), Failure> {
 fn one<'a>(head: &'a HeaderMap, name: &str) -> Result<Option<Cow<'a, str>>, Failure> {
     let unclear = |what| Failure::say(Cause::HeaderMismatch, format!("the header {name} {what}"));
     let mut values = head.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
         return Err(unclear("comes more than once"));
     }
@@ -211,9 +259,16 @@ mod tests {
 
     fn head(changes: &[(&str, &str)]) -> HeaderMap {
         let mut head = HeaderMap::new();
-        for (name, value) in HEAD.iter().filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name)).chain(changes) {
+        for (name, value) in HEAD
+            .iter()
+            .filter(|(name, _)| !changes.iter().any(|(changed, _)| changed == name))
+            .chain(changes)
+        {
             if !value.is_empty() {
-                head.append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+                head.append(
+                    name.parse::<http::HeaderName>().unwrap(),
+                    value.parse().unwrap(),
+                );
             }
         }
         head
@@ -222,7 +277,10 @@ mod tests {
     fn code(changes: &[(&str, &str)], body: &str) -> (u16, i64) {
         match read(&head(changes), body.as_bytes()) {
             Ok(_) => (200, 0),
-            Err(refusal) => (refusal.failure.cause.http_status(), refusal.failure.cause.code()),
+            Err(refusal) => (
+                refusal.failure.cause.http_status(),
+                refusal.failure.cause.code(),
+            ),
         }
     }
 
@@ -234,7 +292,13 @@ mod tests {
             (vec![("mcp-name", "")], wrong),
             (vec![("mcp-name", "tast")], wrong),
             (vec![("mcp-name", "=?base64?dMOkc3Q?=")], wrong),
-            (vec![("mcp-name", "=?base64?dMOkc3Q=?="), ("mcp-name", "=?base64?dMOkc3Q=?=")], wrong),
+            (
+                vec![
+                    ("mcp-name", "=?base64?dMOkc3Q=?="),
+                    ("mcp-name", "=?base64?dMOkc3Q=?="),
+                ],
+                wrong,
+            ),
             (vec![("mcp-method", "tools/list")], wrong),
             (vec![("mcp-method", "TOOLS/CALL")], wrong),
             (vec![("mcp-method", "")], wrong),
@@ -255,20 +319,39 @@ mod tests {
             (r#""id":1"#, r#""id":null"#, (400, -32600)),
             (r#""id":1"#, r#""id":1.5"#, (400, -32600)),
             (r#""name":"täst","#, "", (400, -32602)),
-            (r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","#, "", (400, -32602)),
-            (r#","io.modelcontextprotocol/clientCapabilities":{}"#, "", (400, -32602)),
+            (
+                r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","#,
+                "",
+                (400, -32602),
+            ),
+            (
+                r#","io.modelcontextprotocol/clientCapabilities":{}"#,
+                "",
+                (400, -32602),
+            ),
             (r#""2.0""#, r#""1.0""#, (400, -32600)),
             (GOOD, "[]", (400, -32600)),
             (GOOD, "{", (400, -32700)),
-            (GOOD, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, (400, -32600)),
+            (
+                GOOD,
+                r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+                (400, -32600),
+            ),
         ] {
             assert_eq!(code(&[], &GOOD.replace(from, to)), want, "{from} -> {to}");
         }
         for method in ["ping", "initialize", "logging/setLevel", "made/up"] {
             let body = GOOD.replace("tools/call", method);
-            assert_eq!(code(&[("mcp-method", method)], &body), (404, -32601), "{method}");
+            assert_eq!(
+                code(&[("mcp-method", method)], &body),
+                (404, -32601),
+                "{method}"
+            );
         }
         let future = [("mcp-protocol-version", "2099-01-01")];
-        assert_eq!(code(&future, &GOOD.replace("2026-07-28", "2099-01-01")), (400, -32022));
+        assert_eq!(
+            code(&future, &GOOD.replace("2026-07-28", "2099-01-01")),
+            (400, -32022)
+        );
     }
 }

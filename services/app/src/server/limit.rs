@@ -17,7 +17,12 @@ use mcp::{Cause, Failure, headers::DEADLINE_MS};
 use super::{Server, Story};
 
 /// Sets the request's deadline and answers 504 when it passes.
-pub(crate) async fn limit(State(server): State<Server>, Extension(story): Extension<Arc<Story>>, request: Request, next: Next) -> Response {
+pub(crate) async fn limit(
+    State(server): State<Server>,
+    Extension(story): Extension<Arc<Story>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let deadline = deadline(request.headers(), story.began, server.limits.request);
     story.facts().until = Some(deadline);
     // The work below has the same deadline and is asked first: what it says of its end is more exact.
@@ -43,7 +48,13 @@ mod tests {
     #[test]
     fn the_caller_may_shorten_but_not_lengthen() {
         let began = Instant::now();
-        for (asked, want) in [(None, 30), (Some("2000"), 2), (Some("99000"), 30), (Some("soon"), 30), (Some("-1"), 30)] {
+        for (asked, want) in [
+            (None, 30),
+            (Some("2000"), 2),
+            (Some("99000"), 30),
+            (Some("soon"), 30),
+            (Some("-1"), 30),
+        ] {
             let mut headers = HeaderMap::new();
             if let Some(asked) = asked {
                 headers.insert(DEADLINE_MS, asked.parse().unwrap());

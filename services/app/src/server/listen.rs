@@ -56,7 +56,10 @@ impl Listening {
     pub async fn drain(self, patience: Duration) -> usize {
         self.stop.cancel();
         self.connections.close();
-        if tokio::time::timeout(patience, self.connections.wait()).await.is_ok() {
+        if tokio::time::timeout(patience, self.connections.wait())
+            .await
+            .is_ok()
+        {
             return 0;
         }
         let left = self.connections.len();
@@ -82,8 +85,15 @@ impl Acceptor {
                 () = self.stop.cancelled() => return,
                 accepted = self.accept(&listener) => accepted,
             };
-            let Some((stream, place)) = accepted else { continue };
-            let connection = serve(stream, self.router.clone(), self.server.clone(), self.stop.clone());
+            let Some((stream, place)) = accepted else {
+                continue;
+            };
+            let connection = serve(
+                stream,
+                self.router.clone(),
+                self.server.clone(),
+                self.stop.clone(),
+            );
             let kill = self.kill.clone();
             self.connections.spawn(async move {
                 let _place = place;
@@ -95,7 +105,10 @@ impl Acceptor {
         }
     }
 
-    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
         let place = Arc::clone(&self.room).acquire_owned().await.ok()?;
         match listener.accept().await {
             Ok((stream, _)) => Some((stream, place)),
@@ -127,7 +140,10 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(error = telemetry::error_chain(&error), "a connection ended early");
+        tracing::debug!(
+            error = telemetry::error_chain(&error),
+            "a connection ended early"
+        );
     }
 }
 

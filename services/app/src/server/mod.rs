@@ -95,7 +95,14 @@ impl std::ops::Deref for Server {
 
 impl Server {
     /// Puts the parts together.
-    pub fn new(mounts: Arc<Mounts>, metrics: AppMetrics, life: Life, watchdog: Watchdog, limits: Limits, release: &str) -> Self {
+    pub fn new(
+        mounts: Arc<Mounts>,
+        metrics: AppMetrics,
+        life: Life,
+        watchdog: Watchdog,
+        limits: Limits,
+        release: &str,
+    ) -> Self {
         Self(Arc::new(Parts {
             mounts,
             metrics,
@@ -136,7 +143,10 @@ pub fn router(server: Server) -> Router {
         // Above whatever can panic.
         .layer(from_fn_with_state(server.clone(), catch::catch));
     Router::new()
-        .route("/mcp", post(answer::serve).layer(calls).fallback(wrong_method))
+        .route(
+            "/mcp",
+            post(answer::serve).layer(calls).fallback(wrong_method),
+        )
         .route("/health", get(health::report))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
@@ -149,7 +159,11 @@ pub fn router(server: Server) -> Router {
         .with_state(server)
 }
 
-async fn wrong_method(State(_): State<Server>, method: Method, story: axum::Extension<Arc<Story>>) -> Response {
+async fn wrong_method(
+    State(_): State<Server>,
+    method: Method,
+    story: axum::Extension<Arc<Story>>,
+) -> Response {
     tracing::debug!(%method, "an HTTP method that /mcp does not serve");
     let mut response = story.fail(&Failure::new(Cause::HttpMethod));
     response

@@ -53,7 +53,9 @@ pub(crate) async fn record(
     ending.server.metrics.in_flight.inc();
     let mut response = next.run(request).await;
     ending.status = Some(response.status());
-    ending.bytes_out = hyper::body::Body::size_hint(response.body()).exact().unwrap_or(0);
+    ending.bytes_out = hyper::body::Body::size_hint(response.body())
+        .exact()
+        .unwrap_or(0);
     if let Ok(release) = HeaderValue::from_str(&ending.server.release) {
         response.headers_mut().insert(headers::RELEASE, release);
     }
@@ -67,7 +69,9 @@ pub(crate) async fn record(
 }
 
 fn decoded(value: Option<&HeaderValue>) -> String {
-    value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    value
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default()
 }
 
 /// What is recorded, on drop.
@@ -93,7 +97,12 @@ impl Drop for Ending {
         let status = self.status.map_or("gone", |status| label(status));
         metrics.http_requests.with(&[&self.route, status]).inc();
         if let Some(outcome) = facts.outcome.filter(|_| !facts.method.is_empty()) {
-            metrics.answered(facts.method, facts.tool.as_deref(), outcome, took.as_secs_f64());
+            metrics.answered(
+                facts.method,
+                facts.tool.as_deref(),
+                outcome,
+                took.as_secs_f64(),
+            );
         }
         let tool = facts.tool.as_deref().unwrap_or_default();
         if let Some(mut span) = self.span.take() {

@@ -59,7 +59,8 @@ impl Story {
 
     /// Answers with a failure under its own HTTP status.
     pub(crate) fn fail(&self, failure: &Failure) -> Response {
-        let status = StatusCode::from_u16(failure.cause.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(failure.cause.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.fail_with(failure, status)
     }
 

@@ -198,7 +198,7 @@ async fn initialize(
     let reply: Reply = gateway::run(edge, context, caller, call).await?;
     Ok(match reply.result()? {
         Ok(discover) => {
-            envelope::write_result(id, &*era::initialize_result(discover, asked.revision)?)
+            envelope::write_result(id, &era::initialize_result(discover, asked.revision)?)
         }
         Err(error) => envelope::write_error(id, error),
     })

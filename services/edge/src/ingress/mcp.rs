@@ -441,7 +441,7 @@ async fn request(
     };
     let reply: Reply = gateway::run(edge, context, caller, call).await?;
     Ok(match reply.result()? {
-        Ok(result) => envelope::write_result(id, &*era::legacy_result(result)?),
+        Ok(result) => envelope::write_result(id, &era::legacy_result(result)?),
         Err(error) => envelope::write_error(id, error),
     })
 }

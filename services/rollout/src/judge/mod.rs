@@ -804,6 +804,11 @@ mod tests {
     #[test]
     fn evidence_reads_well() {
         let ticks = vec![(counts(612, 0, 31), counts(11_630, 0, 12))];
-        insta::assert_snapshot!(judge(&ticks, &[10_000, 0, 0, 0, 0, 0, 0]).judgement(), @"");
+        insta::assert_snapshot!(judge(&ticks, &[10_000, 0, 0, 0, 0, 0, 0]).judgement(), @r"
+        FAIL after 612 calls to the candidate and 11630 to the baseline
+          errors               FAIL         worse: 31 of 612 (5.07%) against 12 of 11630 (0.10%), ratio 49.09; harm 10^27.08 of 10^2.70, harmless 10^-18.56 of 10^1.30
+          slow (>1s)           PASS         within budget: 0 of 612 (0.00%) against 0 of 11630 (0.00%); harm 10^0.00 of 10^2.70, harmless 10^0.00 of 10^1.30
+          slow@p50 (>20ms)     PASS         within budget: 0 of 612 (0.00%) against 0 of 11630 (0.00%); harm 10^0.00 of 10^2.70, harmless 10^0.00 of 10^1.30
+        ");
     }
 }

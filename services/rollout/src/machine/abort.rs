@@ -37,10 +37,11 @@ impl Turn<'_> {
             return self.cannot_return("there is no earlier release to return to");
         };
         let candidate = self.candidate_id();
-        let standing = match &self.seen.traffic {
-            Some(seen) => Some((seen.generation, &seen.traffic)),
-            None => None,
-        };
+        let standing = self
+            .seen
+            .traffic
+            .as_ref()
+            .map(|seen| (seen.generation, &seen.traffic));
         if let Some((generation, traffic)) = standing
             && traffic.stable != candidate
             && traffic

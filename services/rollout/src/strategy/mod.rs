@@ -441,9 +441,11 @@ mod tests {
 
     #[test]
     fn every_value_out_of_range_is_named() {
-        let mut strategy = Strategy::default();
-        strategy.tick = Duration::from_millis(1);
-        strategy.alpha = Fraction::ppm(500_000);
+        let mut strategy = Strategy {
+            tick: Duration::from_millis(1),
+            alpha: Fraction::ppm(500_000),
+            ..Strategy::default()
+        };
         strategy.latency.percentiles = vec![99, 50];
         strategy.steps[1].weight = BasisPoints::percent(5);
         strategy.steps[2].margin = 0.5;

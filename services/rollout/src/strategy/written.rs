@@ -86,6 +86,7 @@ pub(super) fn read(text: &str) -> Result<Strategy, Invalid> {
             problem.at = place.map(|(_, at)| *at);
         }
     }
+    problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     if problems.is_empty() {
         Ok(strategy)
     } else {
@@ -371,9 +372,20 @@ on_inconclusive = "shrug"
 [[step]]
 duration = "1m"
 "#;
-        insta::assert_snapshot!(read(text).unwrap_err(), @"");
-        insta::assert_snapshot!(read("tick = \"1ms\"\nsteps = [\"5%\", \"3%\"]").unwrap_err(), @"");
-        insta::assert_snapshot!(read("[guards]\nrestart = 3").unwrap_err(), @"");
-        insta::assert_snapshot!(read("tick = ").unwrap_err(), @"");
+        insta::assert_snapshot!(read(text).unwrap_err(), @r#"
+        1:8: tick is "ten", allowed: a length of time such as "30s", "500ms" or "1h30m"
+        2:9: alpha is 7, allowed: a percentage such as "0.1%", or a number from 0 to 1
+        3:9: steps is ["5%", "x"], allowed: a list of weights such as ["5%", "25%", "50%"]
+        4:14: extend_max is -1, allowed: a whole number, 0 or more
+        5:19: on_inconclusive is "shrug", allowed: "abort" or "pause"
+        steps is there beside [[step]], allowed: one of the two
+        step[0].weight is missing, allowed: a percentage such as "5%"
+        "#);
+        insta::assert_snapshot!(read("tick = \"1ms\"\nsteps = [\"5%\", \"3%\"]").unwrap_err(), @r"
+        1:8: tick is 1ms, allowed: 100ms to 5m
+        step[1].weight is 3%, allowed: more than 5% and less than 100%: weights rise
+        ");
+        insta::assert_snapshot!(read("[guards]\nrestart = 3").unwrap_err(), @"2:1: unknown field `restart` is `restart`, allowed: one of `restarts`, `readiness_grace`, `first_calls`");
+        insta::assert_snapshot!(read("tick = ").unwrap_err(), @"1:8: string values must be quoted is ``, allowed: literal string");
     }
 }

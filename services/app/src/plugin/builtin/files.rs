@@ -128,8 +128,15 @@ fn list(root: &Arc<Dir>, input: List, context: &CallContext) -> Result<Listed, R
     // Folders still to list, the next one last: depth first, in order of names.
     let mut todo = vec![(top, 1)];
     while let Some((folder, level)) = todo.pop() {
-        let here = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
-        let mut entries = root.read_dir(here)?.take(ENTRIES_MAX + 1).collect::<Result<Vec<_>, _>>()?;
+        let here = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &folder
+        };
+        let mut entries = root
+            .read_dir(here)?
+            .take(ENTRIES_MAX + 1)
+            .collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(cap_std::fs::DirEntry::file_name);
         let mut folders = Vec::new();
         for entry in entries {
@@ -144,7 +151,10 @@ fn list(root: &Arc<Dir>, input: List, context: &CallContext) -> Result<Listed, R
             }
             listed.entries.push(Entry {
                 path: path.to_string_lossy().into_owned(),
-                bytes: kind.is_file().then(|| entry.metadata().map(|data| data.len())).transpose()?,
+                bytes: kind
+                    .is_file()
+                    .then(|| entry.metadata().map(|data| data.len()))
+                    .transpose()?,
                 kind: if kind.is_file() {
                     Kind::File
                 } else if kind.is_dir() {
@@ -203,7 +213,8 @@ fn read(root: &Arc<Dir>, input: ReadOf, _: &CallContext) -> Result<Content, Refu
     }
     file.seek(SeekFrom::Start(input.offset))?;
     let mut bytes = Vec::new();
-    file.take(input.length.min(READ_BYTES_MAX)).read_to_end(&mut bytes)?;
+    file.take(input.length.min(READ_BYTES_MAX))
+        .read_to_end(&mut bytes)?;
     let end = input.offset.saturating_add(bytes.len() as u64);
     let (text, base64) = match String::from_utf8(bytes) {
         Ok(text) => (Some(text), None),
@@ -250,21 +261,34 @@ struct Written {
 
 fn write(root: &Arc<Dir>, input: WriteOf, _: &CallContext) -> Result<Written, Refusal> {
     if input.text.len() > WRITE_BYTES_MAX {
-        return Err(Refusal(format!("a write takes at most {WRITE_BYTES_MAX} bytes")));
+        return Err(Refusal(format!(
+            "a write takes at most {WRITE_BYTES_MAX} bytes"
+        )));
     }
     let path = relative(&input.path)?;
     if path.as_os_str().is_empty() {
         return Err(Refusal("the path names no file".into()));
     }
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
         root.create_dir_all(folder)?;
     }
     match input.mode {
-        Mode::Create => fill(root, &path, OpenOptions::new().write(true).create_new(true), &input.text)?,
+        Mode::Create => fill(
+            root,
+            &path,
+            OpenOptions::new().write(true).create_new(true),
+            &input.text,
+        )?,
         Mode::Append => fill(
             root,
             &path,
-            OpenOptions::new().append(true).create(true).custom_flags(nonblocking()),
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .custom_flags(nonblocking()),
             &input.text,
         )?,
         Mode::Replace => replace(root, &path, &input.text)?,
@@ -280,8 +304,13 @@ fn replace(root: &Dir, path: &Path, text: &str) -> Result<(), Refusal> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let turn = COUNTER.fetch_add(1, Ordering::Relaxed);
     let beside = path.with_file_name(format!(".writing-{}-{turn}", std::process::id()));
-    let done = fill(root, &beside, OpenOptions::new().write(true).create_new(true), text)
-        .and_then(|()| Ok(root.rename(&beside, root, path)?));
+    let done = fill(
+        root,
+        &beside,
+        OpenOptions::new().write(true).create_new(true),
+        text,
+    )
+    .and_then(|()| Ok(root.rename(&beside, root, path)?));
     if done.is_err() {
         // What cannot be removed is a left-over, not a second failure to tell of.
         drop(root.remove_file(&beside));
@@ -307,7 +336,9 @@ fn relative(path: &str) -> Result<PathBuf, Refusal> {
             Component::Normal(name) => clean.push(name),
             Component::CurDir => {}
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                return Err(Refusal(format!("{path:?} leaves the root; write a path below it, without `..`")));
+                return Err(Refusal(format!(
+                    "{path:?} leaves the root; write a path below it, without `..`"
+                )));
             }
         }
     }

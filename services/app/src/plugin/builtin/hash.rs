@@ -172,7 +172,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
+        .flat_map(|byte| {
+            [
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]
+        })
         .map(char::from)
         .collect()
 }
@@ -183,8 +188,13 @@ fn unhex(text: &str) -> Result<Vec<u8>, Refusal> {
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()
         .ok_or("the text has characters that are not hexadecimal digits")?;
-    if digits.len() % 2 != 0 {
-        return Err(Refusal("the text has an odd number of hexadecimal digits".into()));
+    if !digits.len().is_multiple_of(2) {
+        return Err(Refusal(
+            "the text has an odd number of hexadecimal digits".into(),
+        ));
     }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Ok(digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect())
 }

@@ -29,7 +29,14 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The header fields that an answer repeats.
-const HEADERS: [&str; 6] = ["content-type", "content-language", "etag", "last-modified", "cache-control", "location"];
+const HEADERS: [&str; 6] = [
+    "content-type",
+    "content-language",
+    "etag",
+    "last-modified",
+    "cache-control",
+    "location",
+];
 
 /// Returns the tools of the set for the hosts in `allow`: `example.com`, `*.example.com`, `example.com:8443`, `10.1.2.3:80`.
 /// An entry without port stands for the scheme's own.
@@ -37,7 +44,12 @@ const HEADERS: [&str; 6] = ["content-type", "content-language", "etag", "last-mo
 /// # Errors
 /// When the client cannot be made.
 pub(crate) fn tools(allow: &[String]) -> Result<Vec<Tool>, reqwest::Error> {
-    let list = Arc::new(AllowList(allow.iter().map(|entry| entry.to_ascii_lowercase()).collect()));
+    let list = Arc::new(AllowList(
+        allow
+            .iter()
+            .map(|entry| entry.to_ascii_lowercase())
+            .collect(),
+    ));
     let hops = Arc::clone(&list);
     let client = Client::builder()
         .no_proxy()
@@ -115,7 +127,8 @@ struct Fetched {
 }
 
 async fn fetch(fetcher: Fetcher, input: Fetch, context: CallContext) -> Result<Fetched, Refusal> {
-    let url = Url::parse(&input.url).map_err(|error| Refusal(format!("the URL is not valid: {error}")))?;
+    let url = Url::parse(&input.url)
+        .map_err(|error| Refusal(format!("the URL is not valid: {error}")))?;
     fetcher.list.admits(&url)?;
     let request = match input.method {
         Method::Get => fetcher.client.get(url),
@@ -138,7 +151,12 @@ async fn fetch(fetcher: Fetcher, input: Fetch, context: CallContext) -> Result<F
     }
     let headers = HEADERS
         .iter()
-        .filter_map(|name| Some(((*name).to_owned(), response.headers().get(*name)?.to_str().ok()?.to_owned())))
+        .filter_map(|name| {
+            Some((
+                (*name).to_owned(),
+                response.headers().get(*name)?.to_str().ok()?.to_owned(),
+            ))
+        })
         .collect();
     let (text, base64) = match String::from_utf8(body) {
         Ok(text) => (Some(text), None),
@@ -169,13 +187,22 @@ impl AllowList {
         let own_port = url.port().is_none();
         let host = host.to_ascii_lowercase();
         let listed = self.0.iter().any(|entry| {
-            entry_port(entry).map_or((entry.as_str(), own_port), |(name, listed)| (name, listed == port)).1
-                && names(entry_port(entry).map_or(entry.as_str(), |(name, _)| name), &host)
+            entry_port(entry)
+                .map_or((entry.as_str(), own_port), |(name, listed)| {
+                    (name, listed == port)
+                })
+                .1
+                && names(
+                    entry_port(entry).map_or(entry.as_str(), |(name, _)| name),
+                    &host,
+                )
         });
         if listed {
             Ok(())
         } else {
-            Err(Refusal(format!("{host}:{port} is not on the operator's list of hosts")))
+            Err(Refusal(format!(
+                "{host}:{port} is not on the operator's list of hosts"
+            )))
         }
     }
 
@@ -199,7 +226,9 @@ fn entry_port(entry: &str) -> Option<(&str, u16)> {
 
 fn names(entry: &str, host: &str) -> bool {
     match entry.strip_prefix("*.") {
-        Some(parent) => host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        Some(parent) => host
+            .strip_suffix(parent)
+            .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         None => entry == host,
     }
 }
@@ -246,7 +275,9 @@ impl Resolve for Listed {
         let list = Arc::clone(&self.0);
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let admitted: Vec<SocketAddr> = found.filter(|address| list.admits_address(address.ip())).collect();
+            let admitted: Vec<SocketAddr> = found
+                .filter(|address| list.admits_address(address.ip()))
+                .collect();
             if admitted.is_empty() {
                 return Err("the name has no public address, and none of its addresses is on the operator's list".into());
             }
@@ -261,7 +292,11 @@ mod tests {
 
     #[test]
     fn hosts_are_judged_by_the_list() {
-        let list = AllowList(["example.com", "*.wild.org", "10.0.0.1:8080", "[::1]:80"].map(str::to_owned).into());
+        let list = AllowList(
+            ["example.com", "*.wild.org", "10.0.0.1:8080", "[::1]:80"]
+                .map(str::to_owned)
+                .into(),
+        );
         for (url, admitted) in [
             ("https://example.com/x", true),
             ("http://EXAMPLE.com/", true),
@@ -276,7 +311,11 @@ mod tests {
             ("ftp://example.com/", false),
             ("http://example.com@evil.org/", false),
         ] {
-            assert_eq!(list.admits(&Url::parse(url).unwrap()).is_ok(), admitted, "{url}");
+            assert_eq!(
+                list.admits(&Url::parse(url).unwrap()).is_ok(),
+                admitted,
+                "{url}"
+            );
         }
     }
 
@@ -298,7 +337,11 @@ mod tests {
             ("2002:7f00:1::", false),
             ("2606:2800:220:1::1", true),
         ] {
-            assert_eq!(list.admits_address(address.parse().unwrap()), admitted, "{address}");
+            assert_eq!(
+                list.admits_address(address.parse().unwrap()),
+                admitted,
+                "{address}"
+            );
         }
     }
 }

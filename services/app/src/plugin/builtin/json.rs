@@ -142,7 +142,9 @@ fn affordable(path: &str) -> Result<(), Refusal> {
         ("?", 4, "filters"),
     ];
     if path.len() > PATH_BYTES_MAX {
-        return Err(Refusal(format!("a path has at most {PATH_BYTES_MAX} bytes")));
+        return Err(Refusal(format!(
+            "a path has at most {PATH_BYTES_MAX} bytes"
+        )));
     }
     let bare = without_strings(path);
     for (mark, most, what) in LIMITS {
@@ -151,7 +153,9 @@ fn affordable(path: &str) -> Result<(), Refusal> {
         }
     }
     if bare.matches('$').count() > 1 {
-        return Err(Refusal("a filter compares with the current node (`@`); `$` stands only at the start".into()));
+        return Err(Refusal(
+            "a filter compares with the current node (`@`); `$` stands only at the start".into(),
+        ));
     }
     Ok(())
 }
@@ -234,14 +238,19 @@ struct Formatted {
 }
 
 fn format((): &(), input: Format, _: &CallContext) -> Result<Formatted, Refusal> {
-    let value: Value = serde_json::from_str(&input.text).map_err(|error| Refusal(format!("the text is not JSON: {error}")))?;
+    let value: Value = serde_json::from_str(&input.text)
+        .map_err(|error| Refusal(format!("the text is not JSON: {error}")))?;
     if input.indent == 0 {
-        return Ok(Formatted { text: value.to_string() });
+        return Ok(Formatted {
+            text: value.to_string(),
+        });
     }
     let indent = " ".repeat(input.indent);
     let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
     let mut out = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    value.serialize(&mut serde_json::Serializer::with_formatter(
+        &mut out, formatter,
+    ))?;
     Ok(Formatted {
         text: String::from_utf8(out)?,
     })

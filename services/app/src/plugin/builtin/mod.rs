@@ -89,10 +89,12 @@ impl Builtin {
             Set::Json => json::tools(threads),
             Set::Hash => hash::tools(),
             Set::Sqlite { path } => sqlite::tools(path.as_deref(), threads),
-            Set::Files { root } => files::tools(root, threads).map_err(|source| SetError::Root {
-                root: root.clone(),
-                source,
-            })?,
+            Set::Files { root } => {
+                files::tools(root, threads).map_err(|source| SetError::Root {
+                    root: root.clone(),
+                    source,
+                })?
+            }
             Set::Http { allow_hosts } => http::tools(allow_hosts)?,
         };
         tools.sort_by_key(tool::Tool::name);
@@ -125,7 +127,12 @@ impl Builtin {
     ///
     /// # Errors
     /// [`Cause::InvalidParams`] for an unknown tool or arguments that are no object.
-    pub async fn call(&self, name: &str, params: &Members<'_>, context: CallContext) -> Result<Answer, Failure> {
+    pub async fn call(
+        &self,
+        name: &str,
+        params: &Members<'_>,
+        context: CallContext,
+    ) -> Result<Answer, Failure> {
         let tool = self
             .tools
             .binary_search_by(|tool| tool.name().cmp(name))
@@ -136,7 +143,9 @@ impl Builtin {
             Some(raw) => serde_json::from_str(raw.get())
                 .ok()
                 .filter(Value::is_object)
-                .ok_or_else(|| Failure::say(Cause::InvalidParams, "params.arguments must be an object"))?,
+                .ok_or_else(|| {
+                    Failure::say(Cause::InvalidParams, "params.arguments must be an object")
+                })?,
         };
         let result = tool.call(arguments, context).await;
         let result = to_raw_value(&result).map_err(|_| Failure::new(Cause::Internal))?;

@@ -75,8 +75,16 @@ struct Database {
 
 impl Database {
     /// Runs `work` on a connection that gives up when the call is over.
-    fn with<T>(&self, context: &CallContext, work: impl FnOnce(&Connection) -> Result<T, Refusal>) -> Result<T, Refusal> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    fn with<T>(
+        &self,
+        context: &CallContext,
+        work: impl FnOnce(&Connection) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let kept = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let mut connection = match kept {
             Some(connection) => connection,
             None => self.open()?,
@@ -95,10 +103,15 @@ impl Database {
     fn open(&self) -> Result<Connection, Refusal> {
         let mut connection = match &self.path {
             None => Connection::open_in_memory()?,
-            Some(path) => Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-                .map_err(|error| Refusal(format!("the database cannot be opened: {error}")))?,
+            Some(path) => Connection::open_with_flags(
+                path,
+                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )
+            .map_err(|error| Refusal(format!("the database cannot be opened: {error}")))?,
         };
-        connection.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")?;
+        connection.execute_batch(
+            "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+        )?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
         connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
@@ -111,8 +124,14 @@ impl Database {
 
 fn readers_only(context: AuthContext<'_>) -> Authorization {
     match context.action {
-        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => Authorization::Allow,
-        AuthAction::Function { function_name } if !function_name.eq_ignore_ascii_case("load_extension") => Authorization::Allow,
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => {
+            Authorization::Allow
+        }
+        AuthAction::Function { function_name }
+            if !function_name.eq_ignore_ascii_case("load_extension") =>
+        {
+            Authorization::Allow
+        }
         _ => Authorization::Deny,
     }
 }
@@ -152,7 +171,7 @@ fn query(database: &Database, input: Query, context: &CallContext) -> Result<Tab
         if !statement.readonly() || statement.column_count() == 0 {
             return Err(Refusal("only statements that read are run".into()));
         }
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let parameters = input.parameters.iter().map(Parameter);
         let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
         let mut table = Table {
@@ -206,7 +225,10 @@ fn to_json(value: ValueRef<'_>, bytes: &mut usize) -> Value {
         }
         ValueRef::Blob(value) => {
             *bytes += value.len();
-            Value::Object(Map::from_iter([("base64".to_owned(), STANDARD.encode(value).into())]))
+            Value::Object(Map::from_iter([(
+                "base64".to_owned(),
+                STANDARD.encode(value).into(),
+            )]))
         }
     }
 }

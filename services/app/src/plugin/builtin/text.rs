@@ -107,7 +107,11 @@ fn stats((): &(), input: Stats, _: &CallContext) -> Result<Counted, Refusal> {
         characters: text.chars().count(),
         words: text.split_whitespace().count(),
         lines: text.lines().count(),
-        longest_line: text.lines().map(|line| line.chars().count()).max().unwrap_or(0),
+        longest_line: text
+            .lines()
+            .map(|line| line.chars().count())
+            .max()
+            .unwrap_or(0),
     })
 }
 
@@ -146,7 +150,12 @@ fn diff((): &(), input: Diff, context: &CallContext) -> Result<Compared, Refusal
         .algorithm(Algorithm::Myers)
         .deadline(context.deadline)
         .diff_lines(&input.before, &input.after);
-    let count = |tag| compared.iter_all_changes().filter(|change| change.tag() == tag).count();
+    let count = |tag| {
+        compared
+            .iter_all_changes()
+            .filter(|change| change.tag() == tag)
+            .count()
+    };
     Ok(Compared {
         equal: input.before == input.after,
         insertions: count(ChangeTag::Insert),
@@ -211,7 +220,9 @@ fn search((): &(), input: Search, context: &CallContext) -> Result<Found, Refusa
             found.truncated = true;
             break;
         }
-        let Some(whole) = captures.get(0) else { continue };
+        let Some(whole) = captures.get(0) else {
+            continue;
+        };
         // Each stretch of text is looked at once, however many matches there are.
         for (at, _) in input.text[seen..whole.start()].match_indices('\n') {
             line += 1;
@@ -222,7 +233,11 @@ fn search((): &(), input: Search, context: &CallContext) -> Result<Found, Refusa
             line,
             column: input.text[line_start..whole.start()].chars().count() + 1,
             text: clipped(whole.as_str()),
-            groups: captures.iter().skip(1).map(|group| group.map(|group| clipped(group.as_str()))).collect(),
+            groups: captures
+                .iter()
+                .skip(1)
+                .map(|group| group.map(|group| clipped(group.as_str())))
+                .collect(),
         });
     }
     Ok(found)
@@ -254,13 +269,17 @@ fn replace((): &(), input: Replace, context: &CallContext) -> Result<Replaced, R
     let pattern = compile(&input.pattern, input.ignore_case)?;
     let (mut text, mut replacements, mut copied) = (String::new(), 0, 0);
     for captures in pattern.captures_iter(&input.text) {
-        let Some(whole) = captures.get(0) else { continue };
+        let Some(whole) = captures.get(0) else {
+            continue;
+        };
         text.push_str(&input.text[copied..whole.start()]);
         captures.expand(&input.replacement, &mut text);
         copied = whole.end();
         replacements += 1;
         if text.len() > REPLACED_BYTES_MAX {
-            return Err(Refusal(format!("the result would be larger than {REPLACED_BYTES_MAX} bytes")));
+            return Err(Refusal(format!(
+                "the result would be larger than {REPLACED_BYTES_MAX} bytes"
+            )));
         }
         if context.is_over() {
             return Err(Refusal("ran out of time".into()));
@@ -317,8 +336,14 @@ fn case((): &(), input: Case, _: &CallContext) -> Result<Cased, Refusal> {
         Style::Upper => text.to_uppercase(),
         Style::Lower => text.to_lowercase(),
         Style::Title => words(text).map(capital).collect::<Vec<_>>().join(" "),
-        Style::Snake => words(text).map(str::to_lowercase).collect::<Vec<_>>().join("_"),
-        Style::Kebab => words(text).map(str::to_lowercase).collect::<Vec<_>>().join("-"),
+        Style::Snake => words(text)
+            .map(str::to_lowercase)
+            .collect::<Vec<_>>()
+            .join("_"),
+        Style::Kebab => words(text)
+            .map(str::to_lowercase)
+            .collect::<Vec<_>>()
+            .join("-"),
         Style::Pascal => words(text).map(capital).collect(),
         Style::Camel => {
             let mut words = words(text);
@@ -352,6 +377,9 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 fn capital(word: &str) -> String {
     let mut rest = word.chars();
-    let first = rest.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    let first = rest
+        .next()
+        .map(|c| c.to_uppercase().to_string())
+        .unwrap_or_default();
     first + &rest.as_str().to_lowercase()
 }

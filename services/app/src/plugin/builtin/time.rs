@@ -138,12 +138,19 @@ fn between(input: Between) -> Result<Elapsed, Refusal> {
 }
 
 fn zone(name: Option<&str>) -> Result<TimeZone, Refusal> {
-    let Some(name) = name else { return Ok(TimeZone::UTC) };
-    TimeZone::get(name).map_err(|_| Refusal(format!("{name:?} is not an IANA time zone; write for example Europe/Berlin or UTC")))
+    let Some(name) = name else {
+        return Ok(TimeZone::UTC);
+    };
+    TimeZone::get(name).map_err(|_| {
+        Refusal(format!(
+            "{name:?} is not an IANA time zone; write for example Europe/Berlin or UTC"
+        ))
+    })
 }
 
 fn timestamp(text: &str) -> Result<Timestamp, Refusal> {
-    text.parse().map_err(|error| Refusal(format!("{text:?} is not an RFC 3339 time: {error}")))
+    text.parse()
+        .map_err(|error| Refusal(format!("{text:?} is not an RFC 3339 time: {error}")))
 }
 
 /// Reads an instant; a time without offset is local to `from`. The flag tells whether the zone has it twice or never.
@@ -152,9 +159,11 @@ fn instant(text: &str, from: Option<&str>) -> Result<(Zoned, bool), Refusal> {
     if let Ok(exact) = text.parse::<Timestamp>() {
         return Ok((exact.to_zoned(home), false));
     }
-    let local: DateTime = text
-        .parse()
-        .map_err(|error| Refusal(format!("{text:?} is neither an RFC 3339 time nor a local time: {error}")))?;
+    let local: DateTime = text.parse().map_err(|error| {
+        Refusal(format!(
+            "{text:?} is neither an RFC 3339 time nor a local time: {error}"
+        ))
+    })?;
     let choice = home.to_ambiguous_zoned(local);
     let ambiguous = choice.is_ambiguous();
     Ok((choice.compatible()?, ambiguous))

@@ -86,7 +86,8 @@ pub(crate) struct About {
     pub(crate) hints: Hints,
 }
 
-type Body = Box<dyn Fn(Value, CallContext) -> BoxFuture<'static, Result<Value, Refusal>> + Send + Sync>;
+type Body =
+    Box<dyn Fn(Value, CallContext) -> BoxFuture<'static, Result<Value, Refusal>> + Send + Sync>;
 
 /// A built-in tool.
 pub(crate) struct Tool {
@@ -98,7 +99,9 @@ pub(crate) struct Tool {
 
 impl std::fmt::Debug for Tool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tool").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Tool")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,12 +114,21 @@ impl Tool {
     {
         Self::new::<I, O>(
             about,
-            Box::new(move |arguments, _| Box::pin(std::future::ready(typed(arguments).and_then(run).and_then(untyped)))),
+            Box::new(move |arguments, _| {
+                Box::pin(std::future::ready(
+                    typed(arguments).and_then(run).and_then(untyped),
+                ))
+            }),
         )
     }
 
     /// Makes a tool whose work takes a thread: at most `limit`'s permits run at once, the rest wait for their deadline.
-    pub(crate) fn blocking<S, I, O>(about: About, state: S, limit: &Arc<Semaphore>, run: fn(&S, I, &CallContext) -> Result<O, Refusal>) -> Self
+    pub(crate) fn blocking<S, I, O>(
+        about: About,
+        state: S,
+        limit: &Arc<Semaphore>,
+        run: fn(&S, I, &CallContext) -> Result<O, Refusal>,
+    ) -> Self
     where
         S: Clone + Send + Sync + 'static,
         I: DeserializeOwned + JsonSchema + Send + 'static,
@@ -149,7 +161,11 @@ impl Tool {
     }
 
     /// Makes a tool that waits for others.
-    pub(crate) fn awaiting<S, I, O, F>(about: About, state: S, run: fn(S, I, CallContext) -> F) -> Self
+    pub(crate) fn awaiting<S, I, O, F>(
+        about: About,
+        state: S,
+        run: fn(S, I, CallContext) -> F,
+    ) -> Self
     where
         S: Clone + Send + Sync + 'static,
         I: DeserializeOwned + JsonSchema + Send + 'static,
@@ -160,15 +176,24 @@ impl Tool {
             about,
             Box::new(move |arguments, context| {
                 let state = state.clone();
-                Box::pin(async move { run(state, typed(arguments)?, context).await.and_then(untyped) })
+                Box::pin(async move {
+                    run(state, typed(arguments)?, context)
+                        .await
+                        .and_then(untyped)
+                })
             }),
         )
     }
 
     fn new<I: JsonSchema, O: JsonSchema>(about: About, body: Body) -> Self {
         let input = schema::<I>();
-        #[expect(clippy::expect_used, reason = "the schema is derived from a type; a test builds every tool")]
-        let arguments = crate::schema::options().build(&input).expect("a derived schema compiles");
+        #[expect(
+            clippy::expect_used,
+            reason = "the schema is derived from a type; a test builds every tool"
+        )]
+        let arguments = crate::schema::options()
+            .build(&input)
+            .expect("a derived schema compiles");
         let Value::Object(definition) = json!({
             "name": about.name,
             "title": about.title,
@@ -201,7 +226,10 @@ impl Tool {
     pub(crate) async fn call(&self, arguments: Value, context: CallContext) -> Value {
         let problems = self.problems(&arguments);
         if !problems.is_empty() {
-            return refused(&format!("the arguments do not fit the tool's inputSchema:\n{}", problems.join("\n")));
+            return refused(&format!(
+                "the arguments do not fit the tool's inputSchema:\n{}",
+                problems.join("\n")
+            ));
         }
         match (self.body)(arguments, context).await {
             Ok(structured) => json!({
@@ -233,11 +261,13 @@ fn refused(reason: &str) -> Value {
 }
 
 fn typed<I: DeserializeOwned>(arguments: Value) -> Result<I, Refusal> {
-    serde_json::from_value(arguments).map_err(|error| Refusal(format!("the arguments do not fit: {error}")))
+    serde_json::from_value(arguments)
+        .map_err(|error| Refusal(format!("the arguments do not fit: {error}")))
 }
 
 fn untyped<O: Serialize>(output: O) -> Result<Value, Refusal> {
-    serde_json::to_value(output).map_err(|error| Refusal(format!("the result is not JSON: {error}")))
+    serde_json::to_value(output)
+        .map_err(|error| Refusal(format!("the result is not JSON: {error}")))
 }
 
 /// Returns the schema of `T` in JSON Schema 2020-12 (the protocol's default dialect, so it is not named again).

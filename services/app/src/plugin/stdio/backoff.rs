@@ -21,7 +21,9 @@ impl Backoff {
         if ran >= HEALTHY {
             self.failures = 0;
         }
-        let full = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let full = FIRST
+            .saturating_mul(1 << self.failures.min(10))
+            .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0)
     }
@@ -34,7 +36,9 @@ mod tests {
     #[test]
     fn delays_double_to_a_limit_and_a_healthy_run_starts_over() {
         let mut backoff = Backoff::default();
-        let seconds: Vec<f64> = (0..8).map(|_| backoff.next(Duration::ZERO, 0.0).as_secs_f64()).collect();
+        let seconds: Vec<f64> = (0..8)
+            .map(|_| backoff.next(Duration::ZERO, 0.0).as_secs_f64())
+            .collect();
         assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         assert_eq!(backoff.next(HEALTHY, 0.0), FIRST);
         assert_eq!(backoff.next(Duration::ZERO, 1.0), FIRST);

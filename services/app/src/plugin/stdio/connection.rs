@@ -89,7 +89,12 @@ struct Pending {
 
 impl Connection {
     /// Starts the two tasks over a child's pipes. `lists_changed` is told when the child says that a list changed.
-    pub(crate) fn start<W, R>(plugin: Arc<str>, stdin: W, stdout: R, lists_changed: Arc<Notify>) -> Self
+    pub(crate) fn start<W, R>(
+        plugin: Arc<str>,
+        stdin: W,
+        stdout: R,
+        lists_changed: Arc<Notify>,
+    ) -> Self
     where
         W: AsyncWrite + Send + Unpin + 'static,
         R: AsyncRead + Send + Unpin + 'static,
@@ -115,7 +120,13 @@ impl Connection {
     ///
     /// # Errors
     /// [`Lost`] when there is no answer.
-    pub(crate) async fn request(&self, method: &str, params: &RawValue, deadline: Instant, abandon: Abandon) -> Result<Answer, Lost> {
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        params: &RawValue,
+        deadline: Instant,
+        abandon: Abandon,
+    ) -> Result<Answer, Lost> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let answer = self.expect(id)?;
         let mut waiting = Waiting {
@@ -142,7 +153,12 @@ impl Connection {
     ///
     /// # Errors
     /// [`Lost`] when it could not be queued.
-    pub(crate) async fn notify(&self, method: &str, params: &RawValue, deadline: Instant) -> Result<(), Lost> {
+    pub(crate) async fn notify(
+        &self,
+        method: &str,
+        params: &RawValue,
+        deadline: Instant,
+    ) -> Result<(), Lost> {
         let message = envelope::write_request(None, method, params);
         tokio::time::timeout_at(deadline.into(), self.send(message))
             .await
@@ -196,19 +212,26 @@ impl Connection {
             return Err(Lost::Busy);
         }
         pending.calls.insert(id, sender);
-        self.0.in_flight.store(pending.calls.len(), Ordering::Relaxed);
+        self.0
+            .in_flight
+            .store(pending.calls.len(), Ordering::Relaxed);
         Ok(receiver)
     }
 
     fn take(&self, id: u64) -> Option<oneshot::Sender<Result<Answer, Lost>>> {
         let mut pending = self.pending();
         let waiting = pending.calls.remove(&id);
-        self.0.in_flight.store(pending.calls.len(), Ordering::Relaxed);
+        self.0
+            .in_flight
+            .store(pending.calls.len(), Ordering::Relaxed);
         waiting
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read_all<R: AsyncRead + Unpin>(self, mut stdout: R) {
@@ -250,7 +273,9 @@ impl Connection {
         match self.take(id) {
             // Whoever no longer waits needs no answer.
             Some(waiting) => drop(waiting.send(answer)),
-            None => tracing::debug!(plugin = %self.0.plugin, id, "an answer came that nobody waits for"),
+            None => {
+                tracing::debug!(plugin = %self.0.plugin, id, "an answer came that nobody waits for");
+            }
         }
     }
 
@@ -260,7 +285,10 @@ impl Connection {
             envelope::write_result(id, &object(&serde_json::json!({})))
         } else {
             let text = "this client declares no such capability";
-            envelope::write_error(id, &object(&serde_json::json!({"code": -32601, "message": text})))
+            envelope::write_error(
+                id,
+                &object(&serde_json::json!({"code": -32601, "message": text})),
+            )
         };
         message.push(b'\n');
         // A child that asks faster than it reads goes without an answer.
@@ -312,7 +340,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(mut stdin: W, mut queue: mpsc::Receiver<Vec<u8>>, closed: CancellationToken) {
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut stdin: W,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    closed: CancellationToken,
+) {
     loop {
         let message = tokio::select! {
             biased;

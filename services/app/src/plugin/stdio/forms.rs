@@ -40,10 +40,15 @@ pub(crate) fn params_for_child(ask: &Ask<'_>, era: Era) -> Result<Box<RawValue>,
     Ok(params.to_raw())
 }
 
-fn meta_for_child(given: Option<&RawValue>, context: &CallContext, era: Era) -> Result<Box<RawValue>, Failure> {
+fn meta_for_child(
+    given: Option<&RawValue>,
+    context: &CallContext,
+    era: Era,
+) -> Result<Box<RawValue>, Failure> {
     let mut meta = match given {
         None => Members::default(),
-        Some(raw) => Members::parse(raw).map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
+        Some(raw) => Members::parse(raw)
+            .map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
     };
     // Progress is not relayed, so a child need not report any.
     meta.remove("progressToken");
@@ -65,10 +70,15 @@ fn meta_for_child(given: Option<&RawValue>, context: &CallContext, era: Era) -> 
 ///
 /// # Errors
 /// [`Cause::UpstreamInvalid`] when it is no object.
-pub(crate) fn result_from_child(result: Box<RawValue>, method: &Method) -> Result<Box<RawValue>, Failure> {
-    let mut members = Members::parse(&result).map_err(|_| Failure::say(Cause::UpstreamInvalid, "the plugin's result is no object"))?;
+pub(crate) fn result_from_child(
+    result: Box<RawValue>,
+    method: &Method,
+) -> Result<Box<RawValue>, Failure> {
+    let mut members = Members::parse(&result)
+        .map_err(|_| Failure::say(Cause::UpstreamInvalid, "the plugin's result is no object"))?;
     let cacheable = *method == Method::ResourcesRead;
-    let complete = members.get("resultType").is_some() && (!cacheable || members.get("ttlMs").is_some());
+    let complete =
+        members.get("resultType").is_some() && (!cacheable || members.get("ttlMs").is_some());
     if complete {
         return Ok(result);
     }
@@ -76,7 +86,10 @@ pub(crate) fn result_from_child(result: Box<RawValue>, method: &Method) -> Resul
         members.set("resultType", string("complete")?);
     }
     if cacheable && members.get("ttlMs").is_none() {
-        members.set("ttlMs", to_raw_value(&0).map_err(|_| Failure::new(Cause::Internal))?);
+        members.set(
+            "ttlMs",
+            to_raw_value(&0).map_err(|_| Failure::new(Cause::Internal))?,
+        );
         members.set("cacheScope", string("private")?);
     }
     Ok(members.to_raw())
@@ -87,7 +100,12 @@ pub(crate) fn result_from_child(result: Box<RawValue>, method: &Method) -> Resul
 /// # Errors
 /// [`Cause::UpstreamInvalid`] when it has no code and message.
 pub(crate) fn error_from_child(error: Box<RawValue>) -> Result<Box<RawValue>, Failure> {
-    let invalid = || Failure::say(Cause::UpstreamInvalid, "the plugin's error has no code and message");
+    let invalid = || {
+        Failure::say(
+            Cause::UpstreamInvalid,
+            "the plugin's error has no code and message",
+        )
+    };
     let mut members = Members::parse(&error).map_err(|_| invalid())?;
     let code: i64 = members
         .get("code")
@@ -97,7 +115,8 @@ pub(crate) fn error_from_child(error: Box<RawValue>) -> Result<Box<RawValue>, Fa
     if code != LEGACY_NO_RESOURCE {
         return Ok(error);
     }
-    let code = to_raw_value(&Cause::InvalidParams.code()).map_err(|_| Failure::new(Cause::Internal))?;
+    let code =
+        to_raw_value(&Cause::InvalidParams.code()).map_err(|_| Failure::new(Cause::Internal))?;
     members.set("code", code);
     Ok(members.to_raw())
 }
@@ -157,7 +176,11 @@ mod tests {
     #[test]
     fn results_and_errors_take_the_modern_form() {
         for (method, given, want) in [
-            (Method::ToolsCall, r#"{"content":[]}"#, r#"{"content":[],"resultType":"complete"}"#),
+            (
+                Method::ToolsCall,
+                r#"{"content":[]}"#,
+                r#"{"content":[],"resultType":"complete"}"#,
+            ),
             (
                 Method::ToolsCall,
                 r#"{"resultType":"input_required","requestState":"s"}"#,
@@ -171,9 +194,21 @@ mod tests {
         ] {
             assert_eq!(result_from_child(raw(given), &method).unwrap().get(), want);
         }
-        let error = error_from_child(raw(r#"{"code":-32002,"message":"no","data":{"uri":"x"}}"#)).unwrap();
-        assert_eq!(error.get(), r#"{"code":-32602,"message":"no","data":{"uri":"x"}}"#);
-        assert_eq!(result_from_child(raw("[]"), &Method::ToolsCall).unwrap_err().cause, Cause::UpstreamInvalid);
-        assert_eq!(error_from_child(raw("{}")).unwrap_err().cause, Cause::UpstreamInvalid);
+        let error =
+            error_from_child(raw(r#"{"code":-32002,"message":"no","data":{"uri":"x"}}"#)).unwrap();
+        assert_eq!(
+            error.get(),
+            r#"{"code":-32602,"message":"no","data":{"uri":"x"}}"#
+        );
+        assert_eq!(
+            result_from_child(raw("[]"), &Method::ToolsCall)
+                .unwrap_err()
+                .cause,
+            Cause::UpstreamInvalid
+        );
+        assert_eq!(
+            error_from_child(raw("{}")).unwrap_err().cause,
+            Cause::UpstreamInvalid
+        );
     }
 }

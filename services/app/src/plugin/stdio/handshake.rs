@@ -125,7 +125,11 @@ impl List {
 ///
 /// # Errors
 /// [`HandshakeError`] when neither way leads to an agreement before `deadline`.
-pub(crate) async fn agree(connection: &Connection, known: Option<Era>, deadline: Instant) -> Result<Agreement, HandshakeError> {
+pub(crate) async fn agree(
+    connection: &Connection,
+    known: Option<Era>,
+    deadline: Instant,
+) -> Result<Agreement, HandshakeError> {
     if known != Some(Era::Legacy)
         && let Some(agreement) = discover(connection, deadline).await
     {
@@ -147,16 +151,24 @@ async fn discover(connection: &Connection, deadline: Instant) -> Option<Agreemen
     let answer = connection
         .request("server/discover", &params, until, Abandon::Ignore)
         .await;
-    let Ok(Answer::Result(result)) = answer else { return None };
+    let Ok(Answer::Result(result)) = answer else {
+        return None;
+    };
     let found: Discovered = serde_json::from_str(result.get()).ok()?;
-    let speaks = found.supported_versions.iter().any(|version| version == Revision::LATEST.as_str());
+    let speaks = found
+        .supported_versions
+        .iter()
+        .any(|version| version == Revision::LATEST.as_str());
     speaks.then(|| Agreement {
         revision: Revision::LATEST,
         lists: lists(&found.capabilities),
     })
 }
 
-async fn initialize(connection: &Connection, deadline: Instant) -> Result<Agreement, HandshakeError> {
+async fn initialize(
+    connection: &Connection,
+    deadline: Instant,
+) -> Result<Agreement, HandshakeError> {
     const METHOD: &str = "initialize";
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -171,15 +183,27 @@ async fn initialize(connection: &Connection, deadline: Instant) -> Result<Agreem
         "clientInfo": own_name(),
     }));
     let result = ask(connection, METHOD, &params, deadline, Abandon::Ignore).await?;
-    let form = |detail: String| HandshakeError::Form { method: METHOD, detail };
-    let found: Initialized = serde_json::from_str(result.get()).map_err(|error| form(error.to_string()))?;
+    let form = |detail: String| HandshakeError::Form {
+        method: METHOD,
+        detail,
+    };
+    let found: Initialized =
+        serde_json::from_str(result.get()).map_err(|error| form(error.to_string()))?;
     let revision = Revision::parse(&found.protocol_version)
         .filter(|revision| revision.era() == Era::Legacy)
-        .ok_or_else(|| form(format!("unknown protocolVersion {:?}", shortened(&found.protocol_version))))?;
+        .ok_or_else(|| {
+            form(format!(
+                "unknown protocolVersion {:?}",
+                shortened(&found.protocol_version)
+            ))
+        })?;
     connection
         .notify("notifications/initialized", &raw(&json!({})), deadline)
         .await
-        .map_err(|lost| HandshakeError::Lost { method: METHOD, lost })?;
+        .map_err(|lost| HandshakeError::Lost {
+            method: METHOD,
+            lost,
+        })?;
     Ok(Agreement {
         revision,
         lists: lists(&found.capabilities),
@@ -189,7 +213,11 @@ async fn initialize(connection: &Connection, deadline: Instant) -> Result<Agreem
 fn lists(capabilities: &Value) -> Vec<List> {
     List::ALL
         .into_iter()
-        .filter(|list| capabilities.get(list.capability()).is_some_and(Value::is_object))
+        .filter(|list| {
+            capabilities
+                .get(list.capability())
+                .is_some_and(Value::is_object)
+        })
         .collect()
 }
 
@@ -197,7 +225,11 @@ fn lists(capabilities: &Value) -> Vec<List> {
 ///
 /// # Errors
 /// [`HandshakeError`] when a list that was announced cannot be had before `deadline`.
-pub(crate) async fn list_all(connection: &Connection, agreement: &Agreement, deadline: Instant) -> Result<Listing, HandshakeError> {
+pub(crate) async fn list_all(
+    connection: &Connection,
+    agreement: &Agreement,
+    deadline: Instant,
+) -> Result<Listing, HandshakeError> {
     let mut listing = Listing {
         freshness: Freshness {
             ttl_ms: u64::MAX,
@@ -206,7 +238,15 @@ pub(crate) async fn list_all(connection: &Connection, agreement: &Agreement, dea
         ..Listing::default()
     };
     for &list in &agreement.lists {
-        let items = match list_one(connection, agreement, list, &mut listing.freshness, deadline).await {
+        let items = match list_one(
+            connection,
+            agreement,
+            list,
+            &mut listing.freshness,
+            deadline,
+        )
+        .await
+        {
             Ok(items) => items,
             // Announcing resources does not oblige a server to have templates.
             Err(HandshakeError::Refused { .. }) if list == List::Templates => Vec::new(),
@@ -247,7 +287,14 @@ async fn list_one(
         if let Some(cursor) = cursor.take() {
             params.insert("cursor".into(), cursor.into());
         }
-        let page = ask(connection, method, &raw(&params.into()), deadline, Abandon::Cancel).await?;
+        let page = ask(
+            connection,
+            method,
+            &raw(&params.into()),
+            deadline,
+            Abandon::Cancel,
+        )
+        .await?;
         let page = Members::parse(&page).map_err(|error| form(&error.to_string()))?;
         *freshness = freshness_of(&page, *freshness);
         let entries: Vec<&RawValue> = page
@@ -277,7 +324,10 @@ fn item(entry: &RawValue, list: List) -> Option<Item> {
 
 /// Narrows what is known so far by what one page says; a page that says nothing (a legacy one) is stale at once.
 fn freshness_of(page: &Members<'_>, so_far: Freshness) -> Freshness {
-    let ttl_ms = page.get("ttlMs").and_then(|raw| raw.get().parse().ok()).unwrap_or(0);
+    let ttl_ms = page
+        .get("ttlMs")
+        .and_then(|raw| raw.get().parse().ok())
+        .unwrap_or(0);
     let scope = match page.get_str("cacheScope").as_deref() {
         Some("public") => Scope::Public,
         _ => Scope::Private,
@@ -306,7 +356,11 @@ async fn ask(
 }
 
 fn shortened(text: &str) -> String {
-    text.chars().take(200).collect::<String>().escape_debug().to_string()
+    text.chars()
+        .take(200)
+        .collect::<String>()
+        .escape_debug()
+        .to_string()
 }
 
 /// What we say of ourselves when we ask for ourselves.

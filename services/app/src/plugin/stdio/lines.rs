@@ -77,7 +77,8 @@ impl LineSplitter {
             let from = self.partial.len().saturating_sub(END_BYTES);
             self.overflow = Some(self.partial[from..].to_vec());
             let room = END_BYTES.saturating_sub(self.partial.len());
-            self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            self.partial
+                .extend_from_slice(&bytes[..bytes.len().min(room)]);
             self.partial.truncate(END_BYTES);
             self.partial.shrink_to(END_BYTES);
         }
@@ -108,7 +109,9 @@ mod tests {
         let mut show = |line: Line<'_>| {
             lines.push(match line {
                 Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
-                Line::TooLong { head, tail } => format!("{}…{}", head.escape_ascii(), tail.escape_ascii()),
+                Line::TooLong { head, tail } => {
+                    format!("{}…{}", head.escape_ascii(), tail.escape_ascii())
+                }
             });
         };
         for chunk in chunks {
@@ -124,8 +127,14 @@ mod tests {
             (vec!["a\nb\n"], vec!["a", "b"]),
             (vec!["a", "b", "\r\nc"], vec!["ab", "c"]),
             (vec!["\n\n  \n", "x\n"], vec!["x"]),
-            (vec!["0123456789\n", "ok\n"], vec!["0123456789…0123456789", "ok"]),
-            (vec!["01234", "56789", "\nok\n"], vec!["0123456789…0123456789", "ok"]),
+            (
+                vec!["0123456789\n", "ok\n"],
+                vec!["0123456789…0123456789", "ok"],
+            ),
+            (
+                vec!["01234", "56789", "\nok\n"],
+                vec!["0123456789…0123456789", "ok"],
+            ),
         ] {
             let chunks: Vec<&[u8]> = chunks.into_iter().map(str::as_bytes).collect();
             assert_eq!(split(8, &chunks), lines);

@@ -62,7 +62,14 @@ impl Stdio {
         let name: Arc<str> = name.into();
         let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
         let workers: Vec<_> = (0..spec.instances.max(1))
-            .map(|_| Worker::new(Arc::clone(&name), Arc::clone(&spec), spawner.clone(), Arc::clone(changed)))
+            .map(|_| {
+                Worker::new(
+                    Arc::clone(&name),
+                    Arc::clone(&spec),
+                    spawner.clone(),
+                    Arc::clone(changed),
+                )
+            })
             .collect();
         for worker in &workers {
             tasks.spawn(Arc::clone(worker).supervise(stop.clone()));
@@ -80,8 +87,15 @@ impl Stdio {
     /// Returns what is offered, or was when a child was last in service.
     pub fn listing(&self) -> Arc<Listing> {
         let in_service = self.workers.iter().find(|worker| worker.link().is_some());
-        let known = || self.workers.iter().find(|worker| !worker.listing().tools.is_empty());
-        in_service.or_else(known).unwrap_or(&self.workers[0]).listing()
+        let known = || {
+            self.workers
+                .iter()
+                .find(|worker| !worker.listing().tools.is_empty())
+        };
+        in_service
+            .or_else(known)
+            .unwrap_or(&self.workers[0])
+            .listing()
     }
 
     /// Returns the best state of its children.
@@ -122,7 +136,9 @@ impl Stdio {
             .request(ask.method.as_str(), &params, deadline, Abandon::Cancel)
             .await;
         match asked.map_err(|lost| self.failure(lost))? {
-            Answer::Result(result) => forms::result_from_child(result, ask.method).map(Answer::Result),
+            Answer::Result(result) => {
+                forms::result_from_child(result, ask.method).map(Answer::Result)
+            }
             Answer::Error(error) => forms::error_from_child(error).map(Answer::Error),
         }
     }
@@ -142,13 +158,21 @@ impl Stdio {
                 let state = self.state();
                 Failure::say(
                     Cause::NoBackend,
-                    format!("the plugin {name} is {}; the call was not sent", state.as_str()),
+                    format!(
+                        "the plugin {name} is {}; the call was not sent",
+                        state.as_str()
+                    ),
                 )
             }
-            Lost::Busy => Failure::say(Cause::Overloaded, format!("the plugin {name} has too many calls under way")),
+            Lost::Busy => Failure::say(
+                Cause::Overloaded,
+                format!("the plugin {name} has too many calls under way"),
+            ),
             Lost::Broken => Failure::say(
                 Cause::UpstreamBroken,
-                format!("the plugin {name} ended while the call was under way; the call may have run"),
+                format!(
+                    "the plugin {name} ended while the call was under way; the call may have run"
+                ),
             ),
             Lost::Late => Failure::say(
                 Cause::Timeout,
@@ -156,7 +180,10 @@ impl Stdio {
             ),
             Lost::TooLong => Failure::say(
                 Cause::UpstreamInvalid,
-                format!("the plugin {name} answered more than {} bytes", connection::LINE_BYTES_MAX),
+                format!(
+                    "the plugin {name} answered more than {} bytes",
+                    connection::LINE_BYTES_MAX
+                ),
             ),
         }
     }

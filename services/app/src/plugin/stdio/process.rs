@@ -61,13 +61,15 @@ impl Spawner {
     /// When the system has no thread to give.
     pub fn start() -> io::Result<Self> {
         let (queue, mut orders) = mpsc::channel::<Order>(QUEUE);
-        std::thread::Builder::new().name("plugin-spawner".into()).spawn(move || {
-            while let Some(mut order) = orders.blocking_recv() {
-                let _runtime = order.runtime.enter();
-                // A caller that is gone drops the child, which kills it.
-                drop(order.done.send(order.command.spawn()));
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("plugin-spawner".into())
+            .spawn(move || {
+                while let Some(mut order) = orders.blocking_recv() {
+                    let _runtime = order.runtime.enter();
+                    // A caller that is gone drops the child, which kills it.
+                    drop(order.done.send(order.command.spawn()));
+                }
+            })?;
         Ok(Self { queue })
     }
 
@@ -110,7 +112,10 @@ fn command(program: &Program) -> Command {
     command
 }
 
-#[expect(unsafe_code, reason = "the kernel's parent-death signal can only be asked for between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "the kernel's parent-death signal can only be asked for between fork and exec"
+)]
 fn die_with_us(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || {
@@ -176,10 +181,20 @@ impl Process {
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()))
             .ok_or_else(|| io::Error::other("the child ended before it was seen"))?;
-        let group = Group { leader, reaped: false };
-        #[expect(deprecated, reason = "an owned descriptor stays open for as long as the wait")]
+        let group = Group {
+            leader,
+            reaped: false,
+        };
+        #[expect(
+            deprecated,
+            reason = "an owned descriptor stays open for as long as the wait"
+        )]
         let exited = AsyncFd::new(rustix::process::pidfd_open(leader, PidfdFlags::NONBLOCK)?)?;
-        Ok(Self { child, group, exited })
+        Ok(Self {
+            child,
+            group,
+            exited,
+        })
     }
 
     /// Returns the process ID.

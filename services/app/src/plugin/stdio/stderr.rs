@@ -20,7 +20,9 @@ pub(crate) async fn log<R: AsyncRead + Unpin>(plugin: Arc<str>, mut stderr: R) {
     let mut chunk = vec![0; 8 << 10];
     let mut second = Second::new(Instant::now());
     while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
-        splitter.feed(&chunk[..count], |line| second.log(&plugin, &line, Instant::now()));
+        splitter.feed(&chunk[..count], |line| {
+            second.log(&plugin, &line, Instant::now());
+        });
     }
     splitter.finish(|line| second.log(&plugin, &line, Instant::now()));
 }
@@ -44,7 +46,11 @@ impl Second {
     fn log(&mut self, plugin: &str, line: &Line<'_>, now: Instant) {
         if now.duration_since(self.began) >= Duration::from_secs(1) {
             if self.dropped > 0 {
-                tracing::warn!(plugin, lines = self.dropped, "lines of the plugin's standard error were dropped");
+                tracing::warn!(
+                    plugin,
+                    lines = self.dropped,
+                    "lines of the plugin's standard error were dropped"
+                );
             }
             *self = Self::new(now);
         }
@@ -54,7 +60,9 @@ impl Second {
         }
         self.logged += 1;
         match line {
-            Line::Whole(text) => tracing::info!(target: "plugin::stderr", plugin, line = %String::from_utf8_lossy(text).escape_debug()),
+            Line::Whole(text) => {
+                tracing::info!(target: "plugin::stderr", plugin, line = %String::from_utf8_lossy(text).escape_debug());
+            }
             Line::TooLong { head, .. } => {
                 tracing::info!(target: "plugin::stderr", plugin, line = %String::from_utf8_lossy(head).escape_debug(), cut = true);
             }

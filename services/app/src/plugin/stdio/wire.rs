@@ -62,7 +62,9 @@ fn decode_whole(text: &[u8]) -> Incoming {
         Ok(Body::One(Ok(Message::Notification { method, .. }))) => Incoming::Notice {
             method: method.into_owned(),
         },
-        Ok(Body::Batch(_)) => Incoming::Garbage { reason: "is a batch" },
+        Ok(Body::Batch(_)) => Incoming::Garbage {
+            reason: "is a batch",
+        },
         Ok(Body::One(Err(_))) | Err(_) => Incoming::Garbage {
             reason: "is no JSON-RPC message",
         },
@@ -96,7 +98,10 @@ fn id_at_tail(tail: &[u8]) -> Option<u64> {
 }
 
 fn compact(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_whitespace()).collect()
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect()
 }
 
 #[cfg(test)]
@@ -106,8 +111,14 @@ mod tests {
     #[test]
     fn lines_are_told_apart() {
         for (line, want) in [
-            (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, "Answer(7, Result"),
-            (r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#, "Answer(7, Error"),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+                "Answer(7, Result",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#,
+                "Answer(7, Error",
+            ),
             (r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#, "Question"),
             (r#"{"jsonrpc":"2.0","method":"notifications/x"}"#, "Notice"),
             (r#"{"jsonrpc":"2.0","id":"7","result":{}}"#, "Garbage"),
@@ -123,10 +134,22 @@ mod tests {
     #[test]
     fn the_call_that_a_long_line_answers_is_found_at_either_end() {
         for (head, tail, want) in [
-            (r#"{"jsonrpc":"2.0","id":12,"result":{"#, "aaa\"}}", "TooLong(12)"),
+            (
+                r#"{"jsonrpc":"2.0","id":12,"result":{"#,
+                "aaa\"}}",
+                "TooLong(12)",
+            ),
             (r#"{"id": 3, "result""#, "}}", "TooLong(3)"),
-            (r#"{"result":{"a":"#, r#"x"},"jsonrpc":"2.0","id":5}"#, "TooLong(5)"),
-            (r#"{"result":{"a":"#, r#"x"},"id":5,"jsonrpc":"2.0"}"#, "TooLong(5)"),
+            (
+                r#"{"result":{"a":"#,
+                r#"x"},"jsonrpc":"2.0","id":5}"#,
+                "TooLong(5)",
+            ),
+            (
+                r#"{"result":{"a":"#,
+                r#"x"},"id":5,"jsonrpc":"2.0"}"#,
+                "TooLong(5)",
+            ),
             (r#"{"result":{"a":"#, r#"x","id":5}}"#, "Lost"),
             ("{\"result\":\"", r#","id":"5"}"#, "Lost"),
             ("aaaa", "aaaa", "Lost"),

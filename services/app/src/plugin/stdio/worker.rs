@@ -72,7 +72,12 @@ enum Ended {
 }
 
 impl Worker {
-    pub(super) fn new(name: Arc<str>, spec: Arc<StdioSpec>, spawner: Spawner, changed: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(
+        name: Arc<str>,
+        spec: Arc<StdioSpec>,
+        spawner: Spawner,
+        changed: Arc<Notify>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name,
             spec,
@@ -96,7 +101,10 @@ impl Worker {
     }
 
     pub(super) fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_state(&self, state: State) {
@@ -134,11 +142,17 @@ impl Worker {
             Err(error) => return error.into(),
         };
         tracing::info!(plugin = %self.name, pid = process.id(), "the plugin's process was started");
-        let Some(Streams { stdin, stdout, stderr }) = process.streams() else {
+        let Some(Streams {
+            stdin,
+            stdout,
+            stderr,
+        }) = process.streams()
+        else {
             return Ended::Closed;
         };
         let changes = Arc::new(Notify::new());
-        let connection = Connection::start(Arc::clone(&self.name), stdin, stdout, Arc::clone(&changes));
+        let connection =
+            Connection::start(Arc::clone(&self.name), stdin, stdout, Arc::clone(&changes));
         tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
         let ended = tokio::select! {
             ended = self.serve(&connection, era, &changes) => ended,
@@ -163,14 +177,23 @@ impl Worker {
     }
 
     /// Brings the child into service and stays until it cannot serve any more.
-    async fn serve(&self, connection: &Connection, era: &mut Option<Era>, changes: &Notify) -> Ended {
+    async fn serve(
+        &self,
+        connection: &Connection,
+        era: &mut Option<Era>,
+        changes: &Notify,
+    ) -> Ended {
         let known = era.take();
         let deadline = Instant::now() + self.spec.start_timeout;
         let agreement = match handshake::agree(connection, known, deadline).await {
             Ok(agreement) => agreement,
             Err(error) => {
                 // A child that dies of the modern question is met with the legacy one the next time, and the other way round.
-                *era = if known.is_none() { Some(Era::Legacy) } else { None };
+                *era = if known.is_none() {
+                    Some(Era::Legacy)
+                } else {
+                    None
+                };
                 return error.into();
             }
         };
@@ -187,7 +210,12 @@ impl Worker {
         self.attend(connection, &agreement, changes).await
     }
 
-    async fn attend(&self, connection: &Connection, agreement: &Agreement, changes: &Notify) -> Ended {
+    async fn attend(
+        &self,
+        connection: &Connection,
+        agreement: &Agreement,
+        changes: &Notify,
+    ) -> Ended {
         let mut heard = connection.heard();
         loop {
             tokio::select! {
@@ -211,7 +239,12 @@ impl Worker {
         }
     }
 
-    async fn list(&self, connection: &Connection, agreement: &Agreement, deadline: Instant) -> Result<(), HandshakeError> {
+    async fn list(
+        &self,
+        connection: &Connection,
+        agreement: &Agreement,
+        deadline: Instant,
+    ) -> Result<(), HandshakeError> {
         let listing = handshake::list_all(connection, agreement, deadline).await?;
         self.listing.store(Arc::new(listing));
         Ok(())
@@ -224,7 +257,12 @@ async fn ping(connection: &Connection, agreement: &Agreement) -> bool {
         Era::Legacy => ("ping", json!({})),
         Era::Modern => ("server/discover", json!({"_meta": handshake::own_meta()})),
     };
-    let Ok(params) = to_raw_value(&params) else { return true };
+    let Ok(params) = to_raw_value(&params) else {
+        return true;
+    };
     let deadline = Instant::now() + PING_TIMEOUT;
-    connection.request(method, &params, deadline, Abandon::Ignore).await.is_ok()
+    connection
+        .request(method, &params, deadline, Abandon::Ignore)
+        .await
+        .is_ok()
 }
