@@ -56,18 +56,17 @@ impl Plan {
         let strategy = self.strategy();
         let hash = self.hash();
         let mut lines = vec![format!(
-            "plan {}: {} -> {}, {} instances, at least {}",
+            "plan {}: {} -> {}, {}, at least {}",
             short(&hash),
             self.stable()
                 .map_or("nothing", |release| short(&release.id)),
             short(&self.candidate().id),
-            self.replicas(),
+            instances(self.replicas()),
             format_duration(self.duration_min()),
         )];
         lines.push(format!(
-            "  start      {} of {} instances, ready within {}, then verify",
-            self.first_replicas(),
-            self.replicas(),
+            "  start      {}, ready within {}, then verify",
+            instances(self.first_replicas()),
             format_duration(strategy.ready_timeout)
         ));
         match self.stable() {
@@ -75,8 +74,8 @@ impl Plan {
             None => lines.push("  no steps   there is no release to compare with".to_owned()),
         }
         lines.push(format!(
-            "  promote    100%, all {} instances, guards armed for {}",
-            self.replicas(),
+            "  promote    100% to {}, guards armed for {}",
+            instances(self.replicas()),
             format_duration(strategy.soak)
         ));
         lines.extend(self.stable().map(|release| self.ending(release)));
@@ -194,7 +193,7 @@ mod tests {
         let plan = Plan::new(Release::named("fedcba9876543210"), stable, 3, strategy).unwrap();
         insta::assert_snapshot!(plan.explain(&Assumptions::default()), @r"
         plan d01980433249: 0123456789ab -> fedcba987654, 3 instances, at least 30m30s
-          start      1 of 3 instances, ready within 1m, then verify
+          start      1 instance, ready within 1m, then verify
           step 1     5%    for 10m on 1 instance, at least 500 calls, not 5 times as bad
                      sees a 4-fold change with 80% power
           step 2     25%   for 10m on 1 instance, at least 500 calls, not 2 times as bad
@@ -203,7 +202,7 @@ mod tests {
                      sees a 2.5-fold change with 80% power
                      power is for 200 calls/s with 0.10% errors; false alarms 1% per step
                      without a verdict: up to 2 more times as long, then roll back
-          promote    100%, all 3 instances, guards armed for 0s
+          promote    100% to 3 instances, guards armed for 0s
           scale down 0123456789ab stops 30s later
           rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
@@ -220,13 +219,13 @@ mod tests {
             error_rate: 0.001,
         };
         insta::assert_snapshot!(plan.explain(&assume), @r"
-        plan 89eebf4a5664: a -> b, 1 instances, at least 1m30s
-          start      1 of 1 instances, ready within 1m, then verify
+        plan 89eebf4a5664: a -> b, 1 instance, at least 1m30s
+          start      1 instance, ready within 1m, then verify
           step 1     50%   for 1m on 1 instance, at least 200 calls, not 1.5 times as bad
                      sees no change: too few calls; only 30 calls are expected, so it will be inconclusive; says nothing sure about p99 below 300 calls
                      power is for 1 calls/s with 0.10% errors; false alarms 1% per step
                      without a verdict: up to 2 more times as long, then roll back
-          promote    100%, all 1 instances, guards armed for 0s
+          promote    100% to 1 instance, guards armed for 0s
           scale down a stops 30s later
           rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
@@ -236,10 +235,10 @@ mod tests {
     fn a_first_deployment_in_words() {
         let plan = Plan::new(Release::named("b"), None, 1, Strategy::default()).unwrap();
         insta::assert_snapshot!(plan.explain(&Assumptions::default()), @r"
-        plan 05ef19080869: nothing -> b, 1 instances, at least 0s
-          start      1 of 1 instances, ready within 1m, then verify
+        plan 05ef19080869: nothing -> b, 1 instance, at least 0s
+          start      1 instance, ready within 1m, then verify
           no steps   there is no release to compare with
-          promote    100%, all 1 instances, guards armed for 0s
+          promote    100% to 1 instance, guards armed for 0s
           rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
     }

@@ -581,30 +581,41 @@ pub struct Evidence {
     pub pass_log10: f64,
 }
 
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Evidence {
+    /// The counts and their ratio in words: `31 of 612 (5.07%) against 12 of 11630 (0.10%), 49x`.
+    #[must_use]
+    pub fn counts(&self) -> String {
         let percent =
             |k, n| rate(k, n).map_or("-".to_owned(), |rate| format!("{:.2}%", rate * 100.0));
-        write!(
-            f,
-            "{:<20} {:<12} {}: {} of {} ({}) against {} of {} ({})",
-            self.metric,
-            self.verdict,
-            self.why,
+        let mut text = format!(
+            "{} of {} ({}) against {} of {} ({})",
             self.candidate_bad,
             self.candidate_calls,
             percent(self.candidate_bad, self.candidate_calls),
             self.stable_bad,
             self.stable_calls,
             percent(self.stable_bad, self.stable_calls),
-        )?;
+        );
         if let Some(ratio) = self.ratio {
-            write!(f, ", ratio {ratio:.2}")?;
+            text.push_str(&format!(", {ratio}x"));
         }
+        text
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "; harm 10^{:.2} of 10^{:.2}, harmless 10^{:.2} of 10^{:.2}",
-            self.harm_log10, self.fail_log10, self.harmless_log10, self.pass_log10
+            "{:<20} {:<12} {}: {}; harm 10^{:.2} of 10^{:.2}, harmless 10^{:.2} of 10^{:.2}",
+            self.metric,
+            self.verdict,
+            self.why,
+            self.counts(),
+            self.harm_log10,
+            self.fail_log10,
+            self.harmless_log10,
+            self.pass_log10
         )
     }
 }
@@ -806,7 +817,7 @@ mod tests {
         let ticks = vec![(counts(612, 0, 31), counts(11_630, 0, 12))];
         insta::assert_snapshot!(judge(&ticks, &[10_000, 0, 0, 0, 0, 0, 0]).judgement(), @r"
         FAIL after 612 calls to the candidate and 11630 to the baseline
-          errors               FAIL         worse: 31 of 612 (5.07%) against 12 of 11630 (0.10%), ratio 49.09; harm 10^27.08 of 10^2.70, harmless 10^-18.56 of 10^1.30
+          errors               FAIL         worse: 31 of 612 (5.07%) against 12 of 11630 (0.10%), 49.09x; harm 10^27.08 of 10^2.70, harmless 10^-18.56 of 10^1.30
           slow (>1s)           PASS         within budget: 0 of 612 (0.00%) against 0 of 11630 (0.00%); harm 10^0.00 of 10^2.70, harmless 10^0.00 of 10^1.30
           slow@p50 (>20ms)     PASS         within budget: 0 of 612 (0.00%) against 0 of 11630 (0.00%); harm 10^0.00 of 10^2.70, harmless 10^0.00 of 10^1.30
         ");

@@ -135,7 +135,15 @@ impl fmt::Display for Cause {
             None => String::new(),
         };
         match self {
-            Self::Worse { step, evidence } => write!(f, "worse in step {}: {evidence}", step + 1),
+            Self::Worse { step, evidence } => write!(
+                f,
+                "worse in step {}: {} {}; evidence 10^{} of 10^{}",
+                step + 1,
+                evidence.metric,
+                evidence.counts(),
+                evidence.harm_log10,
+                evidence.fail_log10
+            ),
             Self::Inconclusive { step, missing } => {
                 write!(f, "no verdict in step {}: {missing}", step + 1)
             }

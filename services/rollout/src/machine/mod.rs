@@ -202,6 +202,8 @@ pub struct Analysis {
     /// Whether the next reading is only a new beginning: what came before it was not under this
     /// weight.
     rebase: bool,
+    /// What is left of the step, milliseconds, while its weight is not in force.
+    left_ms: Option<u64>,
     judge: Judge,
 }
 

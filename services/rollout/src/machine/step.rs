@@ -89,13 +89,15 @@ impl Turn<'_> {
             extensions: 0,
             tick_unix_ms: now,
             rebase: true,
+            left_ms: None,
             judge: Judge::new(strategy, step, history),
         };
         let analysis = match self.state.analysis.clone() {
             // The weight lapsed in the middle: the time without it does not count.
             Some(mut analysis) => {
-                let gap = now.saturating_sub(analysis.tick_unix_ms);
-                analysis.until_unix_ms = analysis.until_unix_ms.saturating_add(gap);
+                if let Some(left) = analysis.left_ms.take() {
+                    analysis.until_unix_ms = now.saturating_add(left);
+                }
                 analysis.rebase = true;
                 analysis
             }
@@ -118,6 +120,7 @@ impl Turn<'_> {
             return self.abort(Cause::TrafficChanged);
         }
         if self.lapsed(seen) {
+            analysis.left_ms = Some(analysis.until_unix_ms.saturating_sub(self.now));
             self.state.analysis = Some(analysis);
             self.note(Event::LeaseLapsed { step: index });
             return self.enter(Phase::Step {

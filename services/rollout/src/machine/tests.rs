@@ -124,11 +124,11 @@ fn a_bad_rollout_tells_its_story() {
         step 1: scaling, 5%
         step 1: shifting traffic, 5%
         step 1: judging, 5%
-        rolling back: worse in step 1: errors               FAIL         worse: 6 of 160 (3.75%) against 0 of 3040 (0.00%); harm 10^5.37 of 10^2.70, harmless 10^-3.93 of 10^1.30
+        rolling back: worse in step 1: errors 6 of 160 (3.75%) against 0 of 3040 (0.00%); evidence 10^5.37 of 10^2.7
         rolling back: withdrawing traffic
         rolling back: draining
         rolling back: stopping candidates
-        rolled back: worse in step 1: errors               FAIL         worse: 6 of 160 (3.75%) against 0 of 3040 (0.00%); harm 10^5.37 of 10^2.70, harmless 10^-3.93 of 10^1.30
+        rolled back: worse in step 1: errors 6 of 160 (3.75%) against 0 of 3040 (0.00%); evidence 10^5.37 of 10^2.7
         ");
     assert_eq!(rig.state.exit(), Some(Exit::RolledBack));
 }
@@ -142,8 +142,8 @@ fn each_fault_is_named() {
     insta::assert_snapshot!(told(Fault::FailsChecks), @"verification failed: tools/list");
     insta::assert_snapshot!(told(Fault::WrongDigest), @"app-new-0 runs another binary than the release says");
     insta::assert_snapshot!(told(Fault::DiesUnderLoad), @"only 0 of 1 instances are still ready");
-    insta::assert_snapshot!(told(Fault::Errors), @"worse in step 1: errors               FAIL         worse: 40 of 40 (100.00%) against 0 of 760 (0.00%); harm 10^39.66 of 10^2.70, harmless 10^-25.09 of 10^1.30");
-    insta::assert_snapshot!(told(Fault::Slow), @"worse in step 1: slow@p50 (>20ms)     FAIL         worse: 160 of 160 (100.00%) against 0 of 3040 (0.00%); harm 10^3.48 of 10^2.70, harmless 10^-99.43 of 10^1.30");
+    insta::assert_snapshot!(told(Fault::Errors), @"worse in step 1: errors 40 of 40 (100.00%) against 0 of 760 (0.00%); evidence 10^39.66 of 10^2.7");
+    insta::assert_snapshot!(told(Fault::Slow), @"worse in step 1: slow@p50 (>20ms) 160 of 160 (100.00%) against 0 of 3040 (0.00%); evidence 10^3.48 of 10^2.7");
 }
 
 #[test]

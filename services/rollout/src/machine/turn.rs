@@ -10,7 +10,7 @@ use crate::strategy::Strategy;
 /// The most transitions of one decision; a path through all phases is shorter.
 const TRANSITIONS_MAX: usize = 32;
 /// A driver that asks less often than this was away, milliseconds.
-const AWAY_MS: u64 = 10_000;
+const AWAY_MS: u64 = 5_000;
 
 /// What a phase has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,11 +97,13 @@ pub(super) fn read(text: &str) -> Result<Strategy, Invalid> {
 fn syntax(text: &str, error: &toml::de::Error) -> Invalid {
     let span = error.span().unwrap_or_default();
     let found = text.get(span.clone()).unwrap_or_default().trim();
-    let (key, allowed) = match error.message().split_once(", expected ") {
-        Some((what, allowed)) => (what, allowed),
-        None => (error.message(), "TOML as in the manual's example"),
+    let message = error.message();
+    let mut problem = match message.split_once(", expected ") {
+        Some((what, allowed)) if what.starts_with("unknown field") => {
+            Problem::new(found, "not a key here", allowed)
+        }
+        _ => Problem::new("the file", &format!("not readable ({message})"), "TOML"),
     };
-    let mut problem = Problem::new(key, &format!("`{found}`"), allowed);
     problem.at = Some(place(text, span.start));
     Invalid {
         problems: vec![problem],
@@ -385,7 +387,7 @@ duration = "1m"
         1:8: tick is 1ms, allowed: 100ms to 5m
         step[1].weight is 3%, allowed: more than 5% and less than 100%: weights rise
         ");
-        insta::assert_snapshot!(read("[guards]\nrestart = 3").unwrap_err(), @"2:1: unknown field `restart` is `restart`, allowed: one of `restarts`, `readiness_grace`, `first_calls`");
-        insta::assert_snapshot!(read("tick = ").unwrap_err(), @"1:8: string values must be quoted is ``, allowed: literal string");
+        insta::assert_snapshot!(read("[guards]\nrestart = 3").unwrap_err(), @"2:1: restart is not a key here, allowed: one of `restarts`, `readiness_grace`, `first_calls`");
+        insta::assert_snapshot!(read("tick = ").unwrap_err(), @"1:8: the file is not readable (string values must be quoted, expected literal string), allowed: TOML");
     }
 }
