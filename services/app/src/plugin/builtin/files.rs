@@ -5,7 +5,7 @@
 //! device would hang or never end.
 
 use std::{
-    io::{Read, Seek, SeekFrom, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Component, Path, PathBuf},
     sync::{
         Arc,
@@ -273,7 +273,11 @@ fn write(root: &Arc<Dir>, input: WriteOf, _: &CallContext) -> Result<Written, Re
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
     {
-        root.create_dir_all(folder)?;
+        match root.create_dir_all(folder) {
+            // What is there but no folder, opening the file tells better.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
     }
     match input.mode {
         Mode::Create => fill(

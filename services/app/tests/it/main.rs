@@ -1,0 +1,15 @@
+//! The app as its callers see it: over HTTP, with real MCP servers behind it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by a panic"
+)]
+
+mod harness;
+
+mod builtins;
+mod children;
+mod http;
+mod process;
+mod servers;
