@@ -285,7 +285,7 @@ pub(crate) fn for_people(color: bool, instance: &str, line: &str) -> String {
     let time = take(&["time", "timestamp", "ts"]).unwrap_or_default();
     let level = take(&["level", "severity"]).unwrap_or_default();
     let message = take(&["message", "msg"]).unwrap_or_default();
-    for known in ["service", "instance", "release", "target"] {
+    for known in ["service", "instance", "release", "target", "kind"] {
         members.remove(known);
     }
     let tone = match level.to_ascii_uppercase().as_str() {

@@ -346,15 +346,21 @@ async fn foreground(
         .into());
     }
     let agent = Agent::begin(&ctx.state).await?;
-    let supervision = agent.run(agent::orders_by_signal()?);
+    let (orders, inbox) = agent::orders_by_signal()?;
+    let supervision = agent.run(inbox);
     tokio::pin!(supervision);
     tokio::select! {
         ended = &mut supervision => return ended,
-        ready = wait(ctx, &goal, patience) => {
-            let first_tool = ready?;
-            finish(ctx, &goal, &decided, &first_tool)?;
+        ready = wait(ctx, &goal, patience) => match ready {
+            Ok(first_tool) => finish(ctx, &goal, &decided, &first_tool)?,
+            Err(error) => {
+                // Whoever stays to look on would otherwise look on nothing.
+                orders.send(Order::Stop).await.context("cannot stop what did not start")?;
+                supervision.await?;
+                return Err(error);
+            }
         }
-    }
+    };
     drop(working);
     supervision.await
 }

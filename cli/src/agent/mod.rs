@@ -69,7 +69,7 @@ pub(crate) async fn run(ctx: &Context, _args: AgentArgs) -> Result<Exit> {
     let begun = Agent::begin(&ctx.state).await;
     announce(begun.as_ref().err().map(tell))?;
     match begun {
-        Ok(agent) => agent.run(supervise::orders_by_signal()?).await,
+        Ok(agent) => agent.run(supervise::orders_by_signal()?.1).await,
         // It has been told to whoever started this.
         Err(_) => Ok(Exit::ERROR),
     }
@@ -146,7 +146,7 @@ impl Agent {
 }
 
 /// Signals as orders, for an agent in the foreground.
-pub(crate) fn orders_by_signal() -> Result<mpsc::Receiver<Order>> {
+pub(crate) fn orders_by_signal() -> Result<(mpsc::Sender<Order>, mpsc::Receiver<Order>)> {
     supervise::orders_by_signal()
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn load(state: &StateDir) -> Result<Vec<ProcessRecord>> {
         if !known.is_some_and(alive) {
             records.retain(|r| r.name != stray.name);
             tracing::info!(
-                instance = stray.name,
+                process = stray.name,
                 pid = stray.identity.pid,
                 "found a process without a record"
             );

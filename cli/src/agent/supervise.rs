@@ -141,14 +141,14 @@ impl Supervisor {
                     Err(error) => {
                         self.sockets_elsewhere = true;
                         tracing::warn!(
-                            instance = record.name,
+                            process = record.name,
                             error = format!("{error:#}"),
                             "the edge keeps its sockets to itself; its next restart will refuse connections for a moment"
                         );
                     }
                 }
             }
-            tracing::info!(instance = record.name, pid = record.identity.pid, "adopted");
+            tracing::info!(process = record.name, pid = record.identity.pid, "adopted");
             self.await_end(&record.name, record.identity.pid, held);
             self.insert_running(&record, handle, blueprint.as_ref());
         }
@@ -307,7 +307,7 @@ impl Supervisor {
                 if *ready && member.ready_since.is_none() {
                     member.ready_since = Some(now);
                     tracing::info!(
-                        instance = member.name,
+                        process = member.name,
                         after_ms = now - member.started,
                         "ready"
                     );
@@ -382,17 +382,13 @@ impl Supervisor {
                 release,
             } => {
                 if let Err(error) = self.start(&name, role, &release) {
-                    tracing::error!(
-                        instance = name,
-                        error = format!("{error:#}"),
-                        "cannot start"
-                    );
+                    tracing::error!(process = name, error = format!("{error:#}"), "cannot start");
                     self.start_failed(&name, role, &release, &error);
                 }
             }
             Step::Stop { name, then } => self.stop(&name, then),
             Step::Kill { name } => {
-                tracing::warn!(instance = name, "did not stop in time; killing it");
+                tracing::warn!(process = name, "did not stop in time; killing it");
                 self.signal(&name, Signal::KILL);
                 // Its end is certain now and comes by itself; do not ask again.
                 if let Some(s) = self.members.get_mut(&name)
@@ -439,9 +435,9 @@ impl Supervisor {
         };
         let pid = record.identity.pid;
         tracing::info!(
-            instance = name,
+            process = name,
             pid,
-            release = crate::release::short(release),
+            runs = crate::release::short(release),
             "started"
         );
         self.await_end(name, pid, held);
@@ -449,7 +445,7 @@ impl Supervisor {
         // Without its record the process is still found, by its program and name.
         if let Err(error) = records::save(&self.state, &record) {
             tracing::warn!(
-                instance = name,
+                process = name,
                 error = format!("{error:#}"),
                 "cannot write its record"
             );
@@ -521,10 +517,10 @@ impl Supervisor {
             then,
         };
         match then {
-            Then::Forget => tracing::info!(instance = name, "stopping"),
+            Then::Forget => tracing::info!(process = name, "stopping"),
             Then::Retry => {
                 supervised.last_exit = Some("not ready in time".to_owned());
-                tracing::warn!(instance = name, "not ready in time; starting it again");
+                tracing::warn!(process = name, "not ready in time; starting it again");
             }
         }
         self.signal(name, Signal::TERM);
@@ -545,7 +541,7 @@ impl Supervisor {
         let handle = self.members.get(name).and_then(|s| s.handle.as_ref());
         if let Some(Err(error)) = handle.map(|h| h.signal(signal)) {
             tracing::error!(
-                instance = name,
+                process = name,
                 error = format!("{error:#}"),
                 "cannot signal"
             );
@@ -566,7 +562,7 @@ impl Supervisor {
             then: Then::Forget, ..
         } = member.phase
         {
-            tracing::info!(instance = ended.name, exit = ended.how, "stopped");
+            tracing::info!(process = ended.name, exit = ended.how, "stopped");
             return self.forget(&ended.name);
         }
         if !matches!(member.phase, Phase::Stopping { .. }) {
@@ -581,7 +577,7 @@ impl Supervisor {
         match after {
             AfterExit::RestartAt(at) => {
                 tracing::warn!(
-                    instance = ended.name,
+                    process = ended.name,
                     exit = ended.how,
                     restart_in_ms = at - now,
                     "ended; starting it again"
@@ -589,7 +585,7 @@ impl Supervisor {
             }
             AfterExit::GiveUp => {
                 tracing::error!(
-                    instance = ended.name,
+                    process = ended.name,
                     exit = ended.how,
                     "ended too often; giving up"
                 );
@@ -601,7 +597,7 @@ impl Supervisor {
     fn drop_record(&self, name: &str) {
         if let Err(error) = records::remove(&self.state, name) {
             tracing::warn!(
-                instance = name,
+                process = name,
                 error = format!("{error:#}"),
                 "cannot remove its record"
             );
@@ -701,7 +697,7 @@ fn describe(supervised: &mut Supervised, now_unix_ms: u64) -> Process {
 }
 
 /// Turns signals into orders: SIGTERM and SIGINT stop the fleet, SIGHUP leaves it to another agent.
-pub(crate) fn orders_by_signal() -> Result<mpsc::Receiver<Order>> {
+pub(crate) fn orders_by_signal() -> Result<(mpsc::Sender<Order>, mpsc::Receiver<Order>)> {
     let (sender, receiver) = mpsc::channel(4);
     let kinds = [
         (SignalKind::terminate(), Order::Stop),
@@ -719,7 +715,7 @@ pub(crate) fn orders_by_signal() -> Result<mpsc::Receiver<Order>> {
             }
         });
     }
-    Ok(receiver)
+    Ok((sender, receiver))
 }
 
 /// Removes what an agent leaves when the fleet has stopped.
@@ -735,3 +731,6 @@ pub(crate) fn clean_up(state: &StateDir) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

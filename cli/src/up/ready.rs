@@ -16,6 +16,8 @@ use crate::failure::Failure;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Lines of a failing instance's log that are shown.
 const LINES_SHOWN: usize = 8;
+/// Lines of it that are looked through for them.
+const LINES_READ: usize = 1000;
 /// How long one trial call may take.
 const CALL_MAX: Duration = Duration::from_secs(5);
 
@@ -45,7 +47,7 @@ pub(crate) async fn wait(ctx: &Context, goal: &Goal, patience: Duration) -> Resu
             match look(ctx, goal).await? {
                 Seen::Ready(tool) => return Ok(tool),
                 Seen::Waiting(what) => waiting = what,
-                Seen::Failed(name) => return Err(failed(ctx, &name)),
+                Seen::Failed(process) => return Err(failed(ctx, &process)),
             }
             ctx.out.progress(&format!("waiting for {waiting}"));
             tokio::time::sleep(LOOK_EVERY).await;
@@ -64,7 +66,7 @@ pub(crate) async fn wait(ctx: &Context, goal: &Goal, patience: Duration) -> Resu
 enum Seen {
     Ready(Tool),
     Waiting(String),
-    Failed(String),
+    Failed(Box<Process>),
 }
 
 async fn look(ctx: &Context, goal: &Goal) -> Result<Seen> {
@@ -95,7 +97,7 @@ fn judge(desired: &Desired, instances: &[Instance], processes: &[Process]) -> Se
             .iter()
             .find(|p| of_pool(p.role, &p.release) && p.state == ProcessState::Failed)
         {
-            return Seen::Failed(failed.name.clone());
+            return Seen::Failed(Box::new(failed.clone()));
         }
         let ready = instances
             .iter()
@@ -112,15 +114,39 @@ fn judge(desired: &Desired, instances: &[Instance], processes: &[Process]) -> Se
     })
 }
 
-fn failed(ctx: &Context, name: &str) -> anyhow::Error {
-    let lines = crate::logs::tail(&ctx.state.log(name), LINES_SHOWN)
-        .map(|(lines, _)| lines)
-        .unwrap_or_default();
-    Failure::new(format!("{name} does not start\n{}", lines.join("\n")))
+/// Says how an instance ended, and what it last wrote about it.
+fn failed(ctx: &Context, process: &Process) -> anyhow::Error {
+    let name = &process.name;
+    let mut message = format!("{name} does not start");
+    if let Some(exit) = &process.last_exit {
+        message.push_str(&format!(": {exit}"));
+    }
+    let (lines, _) = crate::logs::tail(&ctx.state.log(name), LINES_READ).unwrap_or_default();
+    for line in last_words(&lines, &process.release) {
+        message.push_str(&format!(
+            "\n  {}",
+            crate::logs::for_people(false, name, line)
+        ));
+    }
+    Failure::new(message)
         .hint(format!(
             "mend what the log names, then `sweetops up` again; `sweetops logs {name}` shows more"
         ))
         .into()
+}
+
+/// The last lines that tell of a start of this release: an earlier process of the same name wrote to the
+/// same log, and calls that were answered explain nothing.
+fn last_words<'a>(lines: &'a [String], release: &str) -> Vec<&'a String> {
+    let tells = |line: &&String| match serde_json::from_str::<Value>(line) {
+        Ok(value) => {
+            value["kind"] != "access" && value["release"].as_str().is_none_or(|r| r == release)
+        }
+        // A panic, or a word before the log began.
+        Err(_) => true,
+    };
+    let told: Vec<&String> = lines.iter().filter(tells).collect();
+    told[told.len().saturating_sub(LINES_SHOWN)..].to_vec()
 }
 
 /// Lists the tools through the edge and calls one.
@@ -204,6 +230,23 @@ mod tests {
             judge(&desired, &[ready, second], &[]),
             Seen::Ready(_)
         ));
+    }
+
+    #[test]
+    fn the_last_words_are_of_the_release_that_fails() {
+        let line = |kind: &str, release: &str, msg: &str| {
+            json!({"kind": kind, "release": release, "msg": msg}).to_string()
+        };
+        let mut lines = vec![
+            line("event", "old", "stopped"),
+            line("access", "new", "call"),
+        ];
+        lines.push("Error: no such file".to_owned());
+        lines.push(line("event", "new", "bad"));
+        let shown = last_words(&lines, "new");
+        assert_eq!(shown, [&lines[2], &lines[3]]);
+        let many: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        assert_eq!(last_words(&many, "new").len(), LINES_SHOWN);
     }
 
     #[test]

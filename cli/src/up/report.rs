@@ -1,5 +1,7 @@
 //! What `up` says at the end: where the fleet is, a token, and what to try next.
 
+use std::path::Path;
+
 use anyhow::Result;
 use registry::{Desired, Role};
 use serde::Serialize;
@@ -9,6 +11,7 @@ use super::ready::Tool;
 use crate::context::{Context, Endpoints};
 use crate::keys::TokenRequest;
 use crate::output::{Report, Tone, paint};
+use crate::state::StateDir;
 use crate::token::{DEFAULT_SUBJECT, DEFAULT_TTL};
 
 /// The result of `up`.
@@ -52,8 +55,9 @@ impl Up {
                 .sum()
         };
         let jsonrpc = endpoints.jsonrpc.clone().unwrap_or_default();
+        let program = program(ctx);
         let call = format!(
-            r#"curl -s {jsonrpc} -H "Authorization: Bearer $(sweetops token)" -H 'Content-Type: application/json' -d '{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{}","arguments":{}}}}}'"#,
+            r#"curl -s {jsonrpc} -H "Authorization: Bearer $({program} token)" -H 'Content-Type: application/json' -d '{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{}","arguments":{}}}}}'"#,
             first.name, first.arguments
         );
         Ok(Self {
@@ -64,17 +68,59 @@ impl Up {
             changed,
             next: vec![
                 call,
-                "sweetops top".to_owned(),
-                "sweetops deploy --canary 5%".to_owned(),
+                format!("{program} top"),
+                format!("{program} deploy --canary 5%"),
             ],
         })
+    }
+}
+
+/// How to call this program again from the same shell: by its name if that finds it, and with the state
+/// folder if that was named on the command line.
+fn program(ctx: &Context) -> String {
+    let own = std::env::current_exe().unwrap_or_default();
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&search)
+        .map(|folder| folder.join("sweetops"))
+        .find(|p| p.is_file());
+    let by_name = found.is_some_and(|p| p.canonicalize().is_ok_and(|p| p == own));
+    let name = if by_name {
+        "sweetops".to_owned()
+    } else {
+        quoted(&own.to_string_lossy())
+    };
+    let known = StateDir::locate(
+        std::env::var_os("SWEETOPS_STATE").as_deref().map(Path::new),
+        |name| std::env::var_os(name),
+    );
+    match known {
+        Ok(known) if known == ctx.state => name,
+        _ => format!(
+            "{name} --state {}",
+            quoted(&ctx.state.path().to_string_lossy())
+        ),
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
 impl Report for Up {
     fn text(&self, color: bool) -> String {
         let mut text = paint(color, Tone::Good, "up");
-        text.push_str(&format!(": {} edge, {} apps\n\n", self.edges, self.apps));
+        let some = |n: u32, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        text.push_str(&format!(
+            ": {}, {}\n\n",
+            some(self.edges, "edge"),
+            some(self.apps, "app")
+        ));
         for (name, address) in [
             ("MCP", &self.endpoints.mcp),
             ("JSON-RPC", &self.endpoints.jsonrpc),
@@ -93,5 +139,16 @@ impl Report for Up {
             text.push_str(&format!("  {command}\n"));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_reach_the_shell_as_they_are() {
+        assert_eq!(quoted("/opt/sweetops"), "/opt/sweetops");
+        assert_eq!(quoted("/my files/it's"), r"'/my files/it'\''s'");
     }
 }
