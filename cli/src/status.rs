@@ -382,6 +382,20 @@ mod tests {
             ready: false,
             state: "/s".into(),
         };
-        insta::assert_snapshot!(status.text(false), @"");
+        insta::assert_snapshot!(status.text(false), @r"
+        MCP         http://127.0.0.1:8700/mcp
+        JSON-RPC    -
+        batch       -
+        GraphQL     -
+        Cap'n Proto -
+        admin       -
+        state       /s
+        agent       pid 5
+        traffic     0123456789ab 100%
+
+        NAME            HEALTH  PID  RELEASE       ADDRESS      RESTARTS  LAST EXIT
+        edge-1          ready   7    0123456789ab  127.0.0.1:1  1         signal: 9 (SIGKILL)
+        app-01234567-1  failed  -    0123456789ab  -            1         signal: 9 (SIGKILL)
+        ");
     }
 }

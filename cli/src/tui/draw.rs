@@ -95,7 +95,7 @@ fn head_lines(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette
             error_style,
         ),
         Span::raw(format!(
-            "p50 {:>7}  p99 {:>7}  in flight {in_flight}  limited {limited}",
+            "p50 {:>7}  p99 {:>7}  now {in_flight}  limited {limited}",
             millis(rates.p50_us),
             millis(rates.p99_us)
         )),

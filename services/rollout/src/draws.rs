@@ -58,6 +58,13 @@ impl Draws {
     }
 }
 
+/// How many simulations to run: `ordinary`, times `ROLLOUT_SIMULATIONS` when that is set.
+#[cfg(test)]
+pub(crate) fn runs(ordinary: u32) -> u32 {
+    let factor = std::env::var("ROLLOUT_SIMULATIONS");
+    ordinary * factor.ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -157,7 +157,7 @@ impl Plan {
     fn guards(&self) -> String {
         let guards = self.strategy().guards;
         format!(
-            "  rolls back at once on {} restarts, lost readiness, no success in {} calls, a wrong \
+            "  rolls back at once on {} restarts, lost readiness, no success or half failed in {} calls, a wrong \
              digest; a weight that nobody renews for {} falls to 0%",
             guards.restarts,
             guards.first_calls,
@@ -204,7 +204,7 @@ mod tests {
                      without a verdict: up to 2 more times as long, then roll back
           promote    100% to 3 instances, guards armed for 0s
           scale down 0123456789ab stops 30s later
-          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+          rolls back at once on 2 restarts, lost readiness, no success or half failed in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
     }
 
@@ -227,7 +227,7 @@ mod tests {
                      without a verdict: up to 2 more times as long, then roll back
           promote    100% to 1 instance, guards armed for 0s
           scale down a stops 30s later
-          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+          rolls back at once on 2 restarts, lost readiness, no success or half failed in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
     }
 
@@ -239,7 +239,7 @@ mod tests {
           start      1 instance, ready within 1m, then verify
           no steps   there is no release to compare with
           promote    100% to 1 instance, guards armed for 0s
-          rolls back at once on 2 restarts, lost readiness, no success in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
+          rolls back at once on 2 restarts, lost readiness, no success or half failed in 50 calls, a wrong digest; a weight that nobody renews for 30s falls to 0%
         ");
     }
 }

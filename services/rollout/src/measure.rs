@@ -52,6 +52,8 @@ pub struct Counts {
     pub errors: u64,
     /// Calls that were neither failures nor tool errors.
     pub good: u64,
+    /// Calls that failed by the server's fault, every one of them.
+    pub failures: u64,
     /// Calls by latency.
     pub latency: Vec<u64>,
 }
@@ -175,8 +177,8 @@ fn difference(now: &ReleaseCounters, before: &ReleaseCounters) -> Counts {
         before
     };
     let calls = now.calls - before.calls;
-    let bad = now.failures.saturating_sub(before.failures)
-        + now.tool_errors.saturating_sub(before.tool_errors);
+    let failures = now.failures.saturating_sub(before.failures).min(calls);
+    let bad = failures + now.tool_errors.saturating_sub(before.tool_errors);
     let latency = |(index, count): (usize, &u64)| {
         count.saturating_sub(before.latency.get(index).copied().unwrap_or(0))
     };
@@ -187,6 +189,7 @@ fn difference(now: &ReleaseCounters, before: &ReleaseCounters) -> Counts {
             .saturating_sub(before.capped_failures)
             .min(calls),
         good: calls.saturating_sub(bad),
+        failures,
         latency: now.latency.iter().enumerate().map(latency).collect(),
     }
 }
@@ -321,6 +324,7 @@ mod tests {
             calls: 100,
             errors: 5,
             good: 80,
+            failures: 10,
             latency: vec![100, 0],
         };
         assert_eq!(strata[0].candidate, expect);

@@ -14,7 +14,8 @@
 //! Fail outranks error, error outranks inconclusive, inconclusive outranks pass.
 //!
 //! Errors are counted once per session and interval before they come here, because failures come in
-//! clusters. Slow calls cannot be: one stall of a machine makes all calls of that moment slow. So a
+//! clusters. That makes them fewer than they were, so the error budget is held against all of them.
+//! Slow calls cannot be: one stall of a machine makes all calls of that moment slow. So a
 //! single tick may contribute only a quarter of what it takes to fail.
 
 mod eprocess;
@@ -181,6 +182,8 @@ pub enum Route {
 struct Tracked {
     metric: Metric,
     totals: Sample,
+    /// Bad calls of the candidate before any cap.
+    uncapped: u64,
     harm: EProcess,
     harmless: EProcess,
     /// Once shown it stays shown: the guarantee holds for any time of looking.
@@ -192,6 +195,7 @@ struct Tracked {
 pub struct Judge {
     rules: Rules,
     tracked: Vec<Tracked>,
+    /// Calls, with the failures as the bad ones.
     calls: Sample,
     source_errors: u32,
     source_error: Option<String>,
@@ -222,6 +226,7 @@ impl Judge {
         let track = |metric| Tracked {
             metric,
             totals: Sample::default(),
+            uncapped: 0,
             harm: EProcess::harm(),
             harmless: EProcess::harmless(rules.margin),
             shown: None,
@@ -255,6 +260,17 @@ impl Judge {
         &self.stable_latency
     }
 
+    /// The candidate's failures and calls when at least half of `calls_min` or more calls failed while
+    /// the baseline was well: sure enough without statistics, and without a cap per session, because
+    /// no client can cause a failure that is the server's fault.
+    #[must_use]
+    pub fn failing(&self, calls_min: u64) -> Option<(u64, u64)> {
+        let calls = self.calls;
+        let candidate_fails = calls.n_c >= calls_min && calls.k_c * 2 >= calls.n_c;
+        let baseline_is_well = calls.k_b * 4 <= calls.n_b;
+        (candidate_fails && baseline_is_well).then_some((calls.k_c, calls.n_c))
+    }
+
     /// Notes that the counters could not be read. Several times in a row make the verdict an error.
     pub fn source_failed(&mut self, reason: &str) {
         self.source_errors = self.source_errors.saturating_add(1);
@@ -270,18 +286,28 @@ impl Judge {
         // Only slow calls come in bursts that no cap per session removes.
         let slow_gain_max = (self.rules.ln_fail() + 6.0_f64.ln()) / 4.0;
         for tracked in &mut self.tracked {
-            let (samples, gain_max) = match tracked.metric {
-                Metric::Errors => (errors(strata), f64::INFINITY),
-                metric => match metric.threshold_us().filter(|_| warm) {
-                    Some(threshold) => (slow(strata, bounds_us, threshold), slow_gain_max),
-                    None => continue,
-                },
-            };
-            tracked.update(&samples, gain_max, &self.rules);
+            match tracked.metric {
+                Metric::Errors => {
+                    tracked.uncapped += strata
+                        .iter()
+                        .map(|s| s.candidate.calls - s.candidate.good)
+                        .sum::<u64>();
+                    tracked.update(&errors(strata), f64::INFINITY, &self.rules);
+                }
+                metric => {
+                    if let Some(threshold) = metric.threshold_us().filter(|_| warm) {
+                        let samples = slow(strata, bounds_us, threshold);
+                        tracked.uncapped += samples.iter().map(|sample| sample.k_c).sum::<u64>();
+                        tracked.update(&samples, slow_gain_max, &self.rules);
+                    }
+                }
+            }
         }
         for stratum in strata {
             self.calls.n_c += stratum.candidate.calls;
             self.calls.n_b += stratum.stable.calls;
+            self.calls.k_c += stratum.candidate.failures;
+            self.calls.k_b += stratum.stable.failures;
             measure::add(&mut self.stable_latency, &stratum.stable.latency);
         }
     }
@@ -385,12 +411,8 @@ impl Tracked {
         if self.harmless.ln() >= LN_PASS {
             return Some(Route::NotWorse);
         }
-        within_budget(
-            self.totals.n_c,
-            self.totals.k_c,
-            rules.error_budget.as_f64(),
-        )
-        .then_some(Route::WithinBudget)
+        within_budget(self.totals.n_c, self.uncapped, rules.error_budget.as_f64())
+            .then_some(Route::WithinBudget)
     }
 
     fn evidence(&self, rules: &Rules, candidate_calls: u64) -> Evidence {
@@ -402,6 +424,7 @@ impl Tracked {
             why,
             candidate_calls: totals.n_c,
             candidate_bad: totals.k_c,
+            candidate_bad_uncapped: self.uncapped,
             stable_calls: totals.n_b,
             stable_bad: totals.k_b,
             ratio: totals.ratio().map(|ratio| rounded(ratio, 1e2)),
@@ -563,8 +586,10 @@ pub struct Evidence {
     pub why: Why,
     /// Calls to the candidate that this metric counted.
     pub candidate_calls: u64,
-    /// Those of them that were bad.
+    /// Those of them that were bad, at most one per session and interval.
     pub candidate_bad: u64,
+    /// Those of them that were bad, all of them.
+    pub candidate_bad_uncapped: u64,
     /// Calls to the baseline that this metric counted.
     pub stable_calls: u64,
     /// Those of them that were bad.
@@ -598,6 +623,12 @@ impl Evidence {
         );
         if let Some(ratio) = self.ratio {
             text.push_str(&format!(", {ratio}x"));
+        }
+        if self.candidate_bad_uncapped > self.candidate_bad {
+            text.push_str(&format!(
+                "; {} before the cap per session",
+                self.candidate_bad_uncapped
+            ));
         }
         text
     }
@@ -638,6 +669,7 @@ mod tests {
             calls: fast + slow,
             errors,
             good: fast + slow - errors,
+            failures: errors,
             latency: vec![fast, 0, 0, 0, 0, slow, 0],
         }
     }
@@ -810,6 +842,36 @@ mod tests {
         assert!(!within_budget(300, 1, 0.01));
         assert!(within_budget(600, 1, 0.01));
         assert!(!within_budget(100_000, 1_000, 0.01));
+    }
+
+    #[test]
+    fn errors_that_the_cap_hides_use_up_the_budget() {
+        // One client whose every third call fails, counted once.
+        let candidate = Counts {
+            errors: 1,
+            ..counts(300, 0, 100)
+        };
+        let judgement = judge(&vec![(candidate, counts(5_700, 0, 0)); 2], &[]).judgement();
+        assert_eq!(judgement.metrics[0].why, Why::NotShown, "{judgement}");
+        assert!(
+            judgement.to_string().contains("200 before the cap"),
+            "{judgement}"
+        );
+    }
+
+    #[test]
+    fn a_release_that_mostly_fails_needs_no_statistics() {
+        let cases = [
+            ("mostly fails", 100, 50, 1_900, 0, true),
+            ("fails sometimes", 100, 49, 1_900, 0, false),
+            ("too few calls", 49, 49, 1_900, 0, false),
+            ("both fail", 100, 90, 1_900, 600, false),
+            ("no baseline", 100, 90, 0, 0, true),
+        ];
+        for (name, n_c, k_c, n_b, k_b, expect) in cases {
+            let tick = (counts(n_c - k_c, k_c, k_c), counts(n_b - k_b, k_b, k_b));
+            assert_eq!(judge(&[tick], &[]).failing(50).is_some(), expect, "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `ROLLOUT_SIMULATIONS=20` for twenty times as many.
 
 use super::*;
-use crate::draws::Draws;
+use crate::draws::{Draws, runs};
 
 /// One scenario: calls per second, candidate's share, baseline error rate, candidate's ratio.
 #[derive(Clone, Copy)]
@@ -41,11 +41,6 @@ const CALM: Scenario = Scenario {
 const TICK_S: u64 = 10;
 const TICKS: u64 = 60;
 
-fn runs(ordinary: u64) -> u64 {
-    let factor = std::env::var("ROLLOUT_SIMULATIONS");
-    ordinary * factor.ok().and_then(|text| text.parse().ok()).unwrap_or(1)
-}
-
 fn arm(draws: &mut Draws, calls: u64, rate: f64, scenario: &Scenario) -> u64 {
     let clusters = draws.binomial(calls, (rate / scenario.cluster).min(1.0));
     if scenario.capped {
@@ -73,6 +68,7 @@ fn run(scenario: &Scenario, draws: &mut Draws) -> (Verdict, u64) {
     let mut tracked = Tracked {
         metric: Metric::Errors,
         totals: Sample::default(),
+        uncapped: 0,
         harm: EProcess::harm(),
         harmless: EProcess::harmless(rules.margin),
         shown: None,
@@ -94,6 +90,7 @@ fn run(scenario: &Scenario, draws: &mut Draws) -> (Verdict, u64) {
         let rate = (scenario.base * burst).min(1.0);
         let k_c = arm(draws, n_c, (rate * scenario.ratio).min(1.0), scenario);
         let k_b = arm(draws, n_b, rate, scenario);
+        tracked.uncapped += k_c;
         tracked.update(&[Sample { n_c, k_c, n_b, k_b }], f64::INFINITY, &rules);
         verdict = tracked.verdict(&rules, tracked.totals.n_c).0;
         if verdict == Verdict::Fail || (verdict == Verdict::Pass && scenario.early_pass) {
@@ -111,12 +108,12 @@ struct Rates {
     median_s: u64,
 }
 
-fn rates(scenario: Scenario, seed: u64, count: u64) -> Rates {
+fn rates(scenario: Scenario, seed: u64, count: u32) -> Rates {
     let mut draws = Draws::seeded(seed);
     let results: Vec<_> = (0..count).map(|_| run(&scenario, &mut draws)).collect();
     let share = |verdict| {
         let hits = results.iter().filter(|(v, _)| *v == verdict).count();
-        hits as f64 / count as f64
+        hits as f64 / f64::from(count)
     };
     let mut times: Vec<u64> = results
         .iter()

@@ -52,6 +52,13 @@ pub enum Cause {
         /// Calls so far.
         calls: u64,
     },
+    /// At least half of a step's calls failed, and the stable release's did not.
+    Failing {
+        /// Calls that failed.
+        failures: u64,
+        /// Calls so far.
+        calls: u64,
+    },
     /// An instance is not what the release says.
     DigestMismatch {
         /// The instance.
@@ -163,6 +170,7 @@ impl fmt::Display for Cause {
                 write!(f, "only {ready} of {needed} instances are still ready")
             }
             Self::NoSuccess { calls } => write!(f, "none of the first {calls} calls succeeded"),
+            Self::Failing { failures, calls } => write!(f, "{failures} of {calls} calls failed"),
             Self::DigestMismatch { instance, digest } => {
                 write!(f, "{instance} runs another {digest} than the release says")
             }

@@ -133,6 +133,11 @@ impl Turn<'_> {
             return self.abort(cause);
         }
         let judgement = analysis.judgement();
+        if let Some((failures, calls)) = analysis.judge.failing(self.strategy().guards.first_calls)
+        {
+            self.record(index, step, &analysis, judgement);
+            return self.abort(Cause::Failing { failures, calls });
+        }
         if judgement.verdict == Verdict::Fail
             && let Some(evidence) = judgement.deciding().cloned()
         {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::simulation::{Fault, World, plan, strategy};
 use super::*;
-use crate::draws::Draws;
+use crate::draws::{Draws, runs};
 use crate::plan::Release;
 use crate::strategy::Strategy;
 
@@ -519,7 +519,7 @@ fn check_end_is_final(state: &State, seen: &Observation, now: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(runs(40)))]
 
     #[test]
     fn safe_whatever_is_seen(seed: u64, spoil_one_in in 3_u64..200, fault in 0_usize..4) {

@@ -68,7 +68,8 @@ pub struct Guards {
     /// How long fewer candidates than the weight needs may be ready. None ready ends at once.
     #[serde(with = "quantity::duration")]
     pub readiness_grace: Duration,
-    /// A candidate whose first calls, this many, all failed is broken.
+    /// A candidate whose first calls, this many, all failed is broken; so is one of which half the
+    /// calls of a step, this many or more, failed while the stable release was well.
     pub first_calls: u64,
 }
 
