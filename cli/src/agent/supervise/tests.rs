@@ -159,12 +159,12 @@ async fn register_all(store: Store) {
             .filter(|p| p.state == ProcessState::Starting)
         {
             let key = (process.name.clone(), process.pid);
-            if !registered.contains_key(&key) {
+            registered.entry(key).or_insert_with(|| {
                 let mut instance =
                     Instance::new(process.role, &process.name, &process.release, "127.0.0.1:1");
                 instance.pid = process.pid;
-                registered.insert(key, Registration::start(store.clone(), instance).unwrap());
-            }
+                Registration::start(store.clone(), instance).unwrap()
+            });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
