@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::{agent, config, down, loadtest, logs, restart, status, token, top, up};
+use crate::{agent, config, down, loadtest, logs, restart, status, token, top, traffic, up};
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
 #[derive(Debug, Parser)]
@@ -52,6 +52,7 @@ pub(crate) enum Verb {
     Up(up::UpArgs),
     Top(top::TopArgs),
     Loadtest(loadtest::LoadtestArgs),
+    Traffic(traffic::TrafficArgs),
     Down(down::DownArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
@@ -69,6 +70,7 @@ impl Verb {
             Self::Up(_) => "up",
             Self::Top(_) => "top",
             Self::Loadtest(_) => "loadtest",
+            Self::Traffic(_) => "traffic",
             Self::Down(_) => "down",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
@@ -101,6 +103,7 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Up(args) => Box::pin(up::run(ctx, args)).await,
         Verb::Top(args) => Box::pin(top::run(ctx, args)).await,
         Verb::Loadtest(args) => Box::pin(loadtest::run(ctx, args)).await,
+        Verb::Traffic(args) => Box::pin(traffic::run(ctx, args)).await,
         Verb::Down(args) => Box::pin(down::run(ctx, args)).await,
         Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
         Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
@@ -181,6 +184,7 @@ mod tests {
         top       Watch the fleet live: calls, latency, errors, tools, instances, the split between
                   releases
         loadtest  Load-test the fleet with personas of four protocols
+        traffic   Show or set how calls are split between releases
         down      Stop the fleet: edges finish their requests, then apps
         status    Show the fleet: addresses, instances, traffic
         logs      Show what the instances have written

@@ -13,6 +13,7 @@ mod restart;
 mod status;
 mod token;
 mod top;
+mod traffic;
 mod up;
 
 mod agent;
