@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::{agent, config, down, loadtest, logs, restart, status, token, top, traffic, up};
+use crate::{agent, config, down, drift, loadtest, logs, restart, status, token, top, traffic, up};
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
 #[derive(Debug, Parser)]
@@ -53,6 +53,7 @@ pub(crate) enum Verb {
     Top(top::TopArgs),
     Loadtest(loadtest::LoadtestArgs),
     Traffic(traffic::TrafficArgs),
+    Drift(drift::DriftArgs),
     Down(down::DownArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
@@ -71,6 +72,7 @@ impl Verb {
             Self::Top(_) => "top",
             Self::Loadtest(_) => "loadtest",
             Self::Traffic(_) => "traffic",
+            Self::Drift(_) => "drift",
             Self::Down(_) => "down",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
@@ -104,6 +106,7 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Top(args) => Box::pin(top::run(ctx, args)).await,
         Verb::Loadtest(args) => Box::pin(loadtest::run(ctx, args)).await,
         Verb::Traffic(args) => Box::pin(traffic::run(ctx, args)).await,
+        Verb::Drift(args) => Box::pin(drift::run(ctx, args)).await,
         Verb::Down(args) => Box::pin(down::run(ctx, args)).await,
         Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
         Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
@@ -181,10 +184,10 @@ mod tests {
             .collect();
         insta::assert_snapshot!(verbs.join("\n"), @r"
         up        Bring the fleet up, or up to date
-        top       Watch the fleet live: calls, latency, errors, tools, instances, the split between
-                  releases
+        top       Watch the fleet live: calls, latency, errors, tools, instances, releases
         loadtest  Load-test the fleet with personas of four protocols
         traffic   Show or set how calls are split between releases
+        drift     Compare what runs with what should run
         down      Stop the fleet: edges finish their requests, then apps
         status    Show the fleet: addresses, instances, traffic
         logs      Show what the instances have written

@@ -1,18 +1,30 @@
 //! `sweetops loadtest`: personas against this fleet, judged by objectives.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use registry::Role;
+use settings::Settings;
+use settings::quantity::format_duration;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::binaries::find;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::keys::{Token, TokenRequest};
 use crate::output::Format;
 
 /// The program that makes the load.
 const WORKER: &str = "sweetmcp-loadtest";
+/// Where the worker looks for its token.
+const TOKEN: &str = "SWEETMCP_TOKEN";
+/// How much longer than the run its token lives.
+const TOKEN_SLACK: Duration = Duration::from_secs(600);
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Load-test the fleet with personas of four protocols.
 ///
@@ -31,8 +43,8 @@ pub(crate) struct LoadtestArgs {
     #[arg(long)]
     rate: Option<usize>,
     /// How long to run
-    #[arg(long, value_name = "DURATION", default_value = "30s")]
-    duration: String,
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::token::duration)]
+    duration: Duration,
     /// Who calls: stateless, session, jsonrpc, graphql; all of them when absent
     #[arg(long, value_delimiter = ',')]
     personas: Vec<String>,
@@ -57,14 +69,11 @@ pub(crate) async fn run(ctx: &Context, args: LoadtestArgs) -> Result<Exit> {
         Failure::new("the fleet has no address yet")
             .hint("`sweetops up` starts it, `sweetops status` shows how far it is")
     })?;
-    let mut worker = tokio::process::Command::new(find(WORKER)?);
+    let mut worker = Command::new(find(WORKER)?);
     worker.arg("--host").arg(mcp.trim_end_matches("/mcp"));
-    worker.args([
-        "--users",
-        &args.users.to_string(),
-        "--duration",
-        &args.duration,
-    ]);
+    let duration = format_duration(args.duration);
+    worker.args(["--users", &args.users.to_string()]);
+    worker.args(["--duration", &duration]);
     if let Some(rate) = args.rate {
         worker.args(["--rate", &rate.to_string()]);
     }
@@ -99,17 +108,89 @@ pub(crate) async fn run(ctx: &Context, args: LoadtestArgs) -> Result<Exit> {
         worker.args(["-o", "json"]);
     }
     // In the environment, where it stands in no process list.
-    worker.env("SWEETMCP_TOKEN", ctx.own_token(&settings, "mcp")?.token);
-    ctx.out.step(&format!(
-        "calling for {} with {} users",
-        args.duration, args.users
-    ));
-    let status = worker.status().await.context("cannot start the load")?;
-    Ok(match status.code() {
+    worker.env(TOKEN, token(ctx, &settings, args.duration)?.token);
+    ctx.out
+        .step(&format!("calling for {duration} with {} users", args.users));
+    follow(ctx, worker, args.duration).await
+}
+
+/// A token that outlives the run.
+fn token(ctx: &Context, settings: &Settings, duration: Duration) -> Result<Token> {
+    let request = TokenRequest {
+        issuer: String::new(),
+        audience: String::new(),
+        subject: "sweetops-loadtest".to_owned(),
+        tenant: None,
+        scope: "mcp".to_owned(),
+        ttl: duration.saturating_add(TOKEN_SLACK),
+    };
+    ctx.token(settings, request)
+}
+
+/// Waits for the worker and says how far it is. Ctrl-C reaches the worker too, which then ends with what it
+/// has measured; being ended by SIGTERM ends the worker.
+async fn follow(ctx: &Context, mut worker: Command, duration: Duration) -> Result<Exit> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut child = worker
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the load")?;
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TELL_EVERY);
+    loop {
+        tokio::select! {
+            status = child.wait() => {
+                ctx.out.clear_progress();
+                return Ok(exit_of(status.context("cannot wait for the load")?.code()));
+            }
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {
+                child.kill().await.context("cannot end the load")?;
+                return Ok(Exit::of(rollout::Exit::Terminated, "terminated"));
+            }
+            _ = ticks.tick(), if ctx.out.terminal().redraws => match progress(began.elapsed(), duration) {
+                Some(line) => ctx.out.progress(&line),
+                // What the worker prints now must not stand behind this line.
+                None => ctx.out.clear_progress(),
+            }
+        }
+    }
+}
+
+/// How far a run is; nothing once its time is over.
+fn progress(elapsed: Duration, total: Duration) -> Option<String> {
+    let whole = |duration: Duration| format_duration(Duration::from_secs(duration.as_secs()));
+    (elapsed < total).then(|| format!("{} of {}", whole(elapsed), whole(total)))
+}
+
+/// The worker's codes are this command's, but for what only a bug can make it say.
+fn exit_of(code: Option<i32>) -> Exit {
+    match code {
         Some(0) => Exit::DONE,
         Some(2) => Exit::USAGE,
         Some(3) => Exit::BAD,
         Some(5) => Exit::of(rollout::Exit::Inconclusive, "inconclusive"),
         _ => Exit::ERROR,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_ends_with_the_time() {
+        let minute = Duration::from_secs(60);
+        let at = |ms| progress(Duration::from_millis(ms), minute);
+        assert_eq!(at(0).as_deref(), Some("0s of 1m"));
+        assert_eq!(at(59_900).as_deref(), Some("59s of 1m"));
+        assert_eq!(at(60_000), None);
+    }
+
+    #[test]
+    fn the_verdict_of_the_worker_is_passed_on() {
+        let codes = [Some(0), Some(2), Some(3), Some(5), Some(101), None];
+        assert_eq!(codes.map(|c| exit_of(c).code), [0, 2, 3, 5, 1, 1]);
+    }
 }

@@ -7,6 +7,7 @@ mod args;
 
 mod config;
 mod down;
+mod drift;
 mod loadtest;
 mod logs;
 mod restart;

@@ -256,7 +256,7 @@ async fn apply(ctx: &Context, registry: &Registry, decided: &Decided) -> Result<
 }
 
 /// Makes sure that an agent of this very program runs.
-async fn ensure_agent(ctx: &Context) -> Result<()> {
+pub(crate) async fn ensure_agent(ctx: &Context) -> Result<()> {
     if let Some(running) = agent::find(&ctx.state)? {
         let own = std::env::current_exe().context("cannot tell where sweetops lies")?;
         if running.identity.exe_digest == agent::digest_file(&own)? {

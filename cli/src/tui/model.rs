@@ -88,7 +88,7 @@ pub enum Action {
 }
 
 /// Calls in the time between two snapshots.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Rates {
     /// Calls a second.
     pub calls: f64,
