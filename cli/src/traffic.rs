@@ -461,6 +461,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_rollout_under_way_is_not_disturbed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::Store::open_sqlite(&folder.path().join("store.db"))
+            .await
+            .unwrap();
+        let registry = Registry::new(store);
+        let rollout = registry.lock_deploy("ana's rollout", LOCK_TTL);
+        let rollout = rollout.await.unwrap();
+        let told = tell(&lock(&registry).await.unwrap_err());
+        assert_eq!(told.lines, ["ana's rollout is changing the fleet"]);
+        assert_eq!(told.exit.code, 6);
+        rollout.release().await.unwrap();
+        lock(&registry).await.unwrap().release().await.unwrap();
+    }
+
     fn fleet() -> Fleet {
         let mut fleet = Fleet::default();
         let edges = [
