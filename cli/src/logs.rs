@@ -284,7 +284,8 @@ pub(crate) fn for_people(color: bool, instance: &str, line: &str) -> String {
     };
     let time = take(&["time", "timestamp", "ts"]).unwrap_or_default();
     let level = take(&["level", "severity"]).unwrap_or_default();
-    let message = take(&["message", "msg"]).unwrap_or_default();
+    // An access line has no message: what it is stands in `kind`.
+    let message = take(&["message", "msg", "kind"]).unwrap_or_default();
     for known in ["service", "instance", "release", "target", "kind"] {
         members.remove(known);
     }

@@ -151,6 +151,12 @@ impl Output {
         self.stderr(&format!("{text}\n"));
     }
 
+    /// Says something to take note of, on stderr.
+    pub(crate) fn warn(&self, text: &str) {
+        let label = paint(self.terminal.color_stderr, Tone::Warn, "warning:");
+        self.step(&format!("{label} {text}"));
+    }
+
     /// Says what is being waited for, on stderr: one line that is redrawn, or one line per change.
     pub(crate) fn progress(&self, text: &str) {
         let mut line = self

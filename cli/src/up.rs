@@ -84,12 +84,26 @@ pub(crate) async fn run(ctx: &Context, args: UpArgs) -> Result<Exit> {
     ensure_agent(ctx).await?;
     retry_failed(&registry).await?;
     match wait(ctx, &goal, args.timeout).await {
-        Ok(first_tool) => finish(ctx, &goal, &decided, &first_tool),
+        Ok(first_tool) => finish(ctx, &goal, &decided, &first_tool).await,
         Err(error) => roll_back(ctx, &registry, &decided, error).await,
     }
 }
 
-fn finish(ctx: &Context, goal: &Goal, decided: &Decided, first_tool: &ready::Tool) -> Result<Exit> {
+async fn finish(
+    ctx: &Context,
+    goal: &Goal,
+    decided: &Decided,
+    first_tool: &ready::Tool,
+) -> Result<Exit> {
+    let instances = ctx
+        .registry()
+        .await?
+        .instances()
+        .await
+        .context("cannot read the instances")?;
+    for missing in ready::missing_plugins(&instances) {
+        ctx.out.warn(&missing);
+    }
     let up = Up::new(
         ctx,
         &goal.edge_settings,
@@ -352,7 +366,7 @@ async fn foreground(
     tokio::select! {
         ended = &mut supervision => return ended,
         ready = wait(ctx, &goal, patience) => match ready {
-            Ok(first_tool) => finish(ctx, &goal, &decided, &first_tool)?,
+            Ok(first_tool) => finish(ctx, &goal, &decided, &first_tool).await?,
             Err(error) => {
                 // Whoever stays to look on would otherwise look on nothing.
                 orders.send(Order::Stop).await.context("cannot stop what did not start")?;

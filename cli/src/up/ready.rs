@@ -1,10 +1,11 @@
 //! Waiting until the fleet answers: every instance that should run is registered and ready, and a tool can be
 //! called through the edge.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use registry::{Desired, Instance, Process, ProcessState, Role};
+use registry::{Desired, Instance, PluginPhase, Process, ProcessState, Role};
 use serde_json::{Value, json};
 use settings::Settings;
 
@@ -149,6 +150,31 @@ fn last_words<'a>(lines: &'a [String], release: &str) -> Vec<&'a String> {
     told[told.len().saturating_sub(LINES_SHOWN)..].to_vec()
 }
 
+/// One line per plugin that does not answer yet. A fleet is ready without it, so that one broken plugin does
+/// not take the others' tools away; but whoever has just started it wants to know.
+pub(crate) fn missing_plugins(instances: &[Instance]) -> Vec<String> {
+    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for instance in instances {
+        for plugin in instance
+            .plugins
+            .iter()
+            .filter(|p| p.state != PluginPhase::Ready)
+        {
+            missing
+                .entry(&plugin.name)
+                .or_default()
+                .push(&instance.name);
+        }
+    }
+    let line = |(plugin, on): (&str, Vec<&str>)| {
+        format!(
+            "the plugin `{plugin}` does not answer yet, so its tools are missing; `sweetops logs {}` shows why",
+            on[0],
+        )
+    };
+    missing.into_iter().map(line).collect()
+}
+
 /// Lists the tools through the edge and calls one.
 async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
     let url = ctx
@@ -207,8 +233,9 @@ fn choose(tools: &[Value]) -> Option<Tool> {
 
 #[cfg(test)]
 mod tests {
+    use registry::{PluginState, Pool};
+
     use super::*;
-    use registry::Pool;
 
     #[test]
     fn what_is_missing_is_named() {
@@ -247,6 +274,26 @@ mod tests {
         assert_eq!(shown, [&lines[2], &lines[3]]);
         let many: Vec<String> = (0..20).map(|n| n.to_string()).collect();
         assert_eq!(last_words(&many, "new").len(), LINES_SHOWN);
+    }
+
+    #[test]
+    fn a_plugin_that_does_not_answer_is_named_once() {
+        let plugin = |name: &str, state| PluginState {
+            name: name.into(),
+            kind: "stdio".into(),
+            state,
+            tools: Vec::new(),
+        };
+        let mut one = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
+        one.plugins = vec![
+            plugin("good", PluginPhase::Ready),
+            plugin("bad", PluginPhase::Failed),
+        ];
+        let two = Instance {
+            name: "app-2".into(),
+            ..one.clone()
+        };
+        insta::assert_snapshot!(missing_plugins(&[one, two]).join("\n"), @"the plugin `bad` does not answer yet, so its tools are missing; `sweetops logs app-1` shows why");
     }
 
     #[test]
