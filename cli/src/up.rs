@@ -225,7 +225,7 @@ async fn decide(
             ctx,
             &stable,
             &releases.app,
-            "app changes NOT applied; `sweetops deploy --canary 5%` rolls them out",
+            "app changes NOT applied; they take effect with `sweetops down`, then `sweetops up`",
         ));
     }
     Ok(Decided {

@@ -144,7 +144,6 @@ fn configuration(args: &Args) -> GooseConfiguration {
     configuration.report_file = report.unwrap_or_default();
     // goose would open ports for controllers.
     configuration.no_telnet = true;
-    configuration.no_websocket = true;
     // The summary is ours.
     configuration.no_print_metrics = true;
     configuration.no_error_summary = true;

@@ -66,11 +66,7 @@ impl Up {
             edges: count(Role::Edge),
             apps: count(Role::App),
             changed,
-            next: vec![
-                call,
-                format!("{program} top"),
-                format!("{program} deploy --canary 5%"),
-            ],
+            next: vec![call, format!("{program} top"), format!("{program} drift")],
         })
     }
 }
