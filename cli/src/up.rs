@@ -1,7 +1,7 @@
 //! `sweetops up`: brings the fleet of a folder up, or brings it up to date.
 //!
 //! The same command starts a fleet, adopts one whose agent has died, and applies an edited configuration to
-//! the edges. What would change the apps is left to `sweetops deploy`, which can take it back.
+//! the edges. What would change the apps waits until the fleet is taken down.
 
 mod ready;
 mod reconcile;
