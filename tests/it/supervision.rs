@@ -71,3 +71,18 @@ async fn a_token_is_asked_for_what_it_may() -> Result<()> {
     assert_eq!(first.status, 200, "{}", first.text);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_variable_that_fits_no_key_stops_the_start() -> Result<()> {
+    let folder = testkit::workspace().join("target/test-fleets/never-started");
+    let output = tokio::process::Command::new(testkit::binary("sweetops")?)
+        .arg("up")
+        .env("SWEETOPS_STATE", &folder)
+        .env("SWEETMCP__APP__HTTP__BODY_LIMT", "1MiB")
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("SWEETMCP__APP__HTTP__BODY_LIMIT"), "{said}");
+    Ok(())
+}

@@ -70,11 +70,13 @@ pub async fn send(
     edge.bridge.budget.deposit();
     let mut tried: Vec<BackendId> = Vec::new();
     let mut release = Arc::clone(&route.release);
+    let mut before = Err(Broken::NotSent);
     loop {
         let Some(attempted) =
             attempt(edge, context, caller, &route, &release, record, &mut tried).await
         else {
-            return Err(Failure::new(Cause::NoBackend).retry_after(Duration::from_secs(1)));
+            // Nobody left to ask: what the last attempt came to stands.
+            return finish(before);
         };
         let on_candidate = route.view.stable() != Some(&*attempted.release);
         let Some(happened) = again(&attempted.result, on_candidate, route.repeat) else {
@@ -99,6 +101,7 @@ pub async fn send(
             }
             Next::Retry { after } => tokio::time::sleep(after).await,
         }
+        before = attempted.result;
         if let Some(stable) = route.view.split().map(policy::split::Split::stable) {
             release = Arc::clone(stable);
         }
@@ -148,7 +151,7 @@ async fn attempt(
             address: &backend.address,
         },
     );
-    let left = edge.bridge.rules.attempts_max.saturating_sub(number).max(1);
+    let left = attempts_left(route.repeat, edge.bridge.rules.attempts_max, number);
     let result = match context.deadline.attempt(left, began) {
         None => Err(Broken::TimedOut),
         Some(limit) => {
@@ -173,6 +176,15 @@ async fn attempt(
         result,
         release: Arc::clone(&backend.release),
     })
+}
+
+/// How many attempts the time left is for, this one included. A call that must not be repeated has one, and
+/// so all the time there is.
+fn attempts_left(repeat: Repeat, attempts_max: u32, number: u32) -> u32 {
+    match repeat {
+        Repeat::Unsafe => 1,
+        Repeat::Safe => (attempts_max + 1).saturating_sub(number).max(1),
+    }
 }
 
 /// What the attempt says of the instance: an answer is an answer, unless it is the server's own failure.
@@ -252,6 +264,22 @@ mod tests {
                 again.is_some(),
                 tried_again,
                 "{result:?} {on_candidate} {repeat:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_call_that_must_not_be_repeated_has_all_the_time_for_its_one_attempt() {
+        for (repeat, number, left) in [
+            (Repeat::Unsafe, 1, 1),
+            (Repeat::Safe, 1, 3),
+            (Repeat::Safe, 3, 1),
+            (Repeat::Safe, 9, 1),
+        ] {
+            assert_eq!(
+                attempts_left(repeat, 3, number),
+                left,
+                "{repeat:?} {number}"
             );
         }
     }

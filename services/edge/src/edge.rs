@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mcp::session::{KEY_BYTES, KeyRing};
+use policy::split::Turns;
 use telemetry::Watchdog;
 use tokio::sync::watch;
 use translate::graphql::Limits;
@@ -53,6 +54,8 @@ pub struct Edge {
     pub admission: Admission,
     /// Where to.
     pub fleet: FleetView,
+    /// Positions in the split for calls without a session: evenly spread, so that shares hold closely.
+    pub turns: Turns,
     /// What is on offer.
     pub catalogue: ArcSwap<Catalogue>,
     /// Whether the catalogue has been read.
@@ -92,6 +95,7 @@ impl Edge {
             sessions: read_session_keys(&settings)?,
             admission: Admission::new(&settings, now).context("edge.rate")?,
             fleet: FleetView::new(&settings),
+            turns: Turns::new(rand::random()),
             catalogue: ArcSwap::default(),
             catalogue_read: watch::channel(false).0,
             graphql_limits: graphql_limits(&settings),

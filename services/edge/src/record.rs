@@ -85,7 +85,7 @@ impl<'a> Record<'a> {
                 };
                 let origin = if ended == Ended::Well { "" } else { "upstream" };
                 self.tell(
-                    ended,
+                    Some(ended),
                     reply.outcome.as_str(),
                     origin,
                     Some(reply.status),
@@ -97,7 +97,7 @@ impl<'a> Record<'a> {
                 let cause = failure.cause;
                 self.span.fail(cause.as_str(), &failure.message);
                 self.tell(
-                    Ended::Failed,
+                    Some(Ended::Failed),
                     "error",
                     cause.origin().as_str(),
                     Some(cause.http_status()),
@@ -110,7 +110,7 @@ impl<'a> Record<'a> {
 
     fn tell(
         &self,
-        ended: Ended,
+        ended: Option<Ended>,
         outcome: &str,
         origin: &str,
         status: Option<u16>,
@@ -119,9 +119,12 @@ impl<'a> Record<'a> {
     ) {
         let took = self.began.elapsed();
         let protocol = self.context.protocol;
-        self.edge
-            .counters
-            .call(protocol, self.tool.as_deref(), ended, took);
+        // A client that went away proves nothing about a tool or a release.
+        if let Some(ended) = ended {
+            self.edge
+                .counters
+                .call(protocol, self.tool.as_deref(), ended, took);
+        }
         self.edge
             .metrics
             .call(protocol.as_str(), self.method, outcome, origin, took);
@@ -168,7 +171,7 @@ impl Drop for Record<'_> {
         if !self.ended {
             let detail = "the client went away";
             self.span.fail("abandoned", detail);
-            self.tell(Ended::Failed, "abandoned", "client", None, 0, detail);
+            self.tell(None, "abandoned", "client", None, 0, detail);
         }
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use mcp::{Call, Cause, Failure, Repeat};
 use policy::split::Facts;
-use rand::RngExt;
 
 use crate::admission::Permit;
 use crate::context::Context;
@@ -39,7 +38,7 @@ pub fn choose(
     let facts = Facts {
         pinned: context.pinned.as_deref(),
         sticky: context.sticky,
-        random: rand::rng().random(),
+        random: edge.turns.next(),
     };
     let chosen = split.choose(&facts).release;
     // A candidate without an instance must not cost anybody a call.
