@@ -12,5 +12,6 @@ mod adoption;
 mod clients;
 mod front_doors;
 mod hostile;
+mod loadtest;
 mod seeds;
 mod supervision;
