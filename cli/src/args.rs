@@ -10,7 +10,10 @@ use clap::{Parser, Subcommand};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::{agent, config, down, drift, loadtest, logs, restart, status, token, top, traffic, up};
+use crate::{
+    agent, config, deploy, down, drift, loadtest, logs, restart, rollback, rollouts, status, token,
+    top, traffic, up,
+};
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
 #[derive(Debug, Parser)]
@@ -50,6 +53,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Up(up::UpArgs),
+    Deploy(deploy::DeployArgs),
+    Rollback(rollback::RollbackArgs),
+    Rollout(rollouts::RolloutArgs),
     Top(top::TopArgs),
     Loadtest(loadtest::LoadtestArgs),
     Traffic(traffic::TrafficArgs),
@@ -69,6 +75,9 @@ impl Verb {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Up(_) => "up",
+            Self::Deploy(_) => "deploy",
+            Self::Rollback(_) => "rollback",
+            Self::Rollout(_) => "rollout",
             Self::Top(_) => "top",
             Self::Loadtest(_) => "loadtest",
             Self::Traffic(_) => "traffic",
@@ -103,6 +112,9 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
     // Boxed, so that the largest verb does not size the others' stack.
     match verb {
         Verb::Up(args) => Box::pin(up::run(ctx, args)).await,
+        Verb::Deploy(args) => Box::pin(deploy::run(ctx, args)).await,
+        Verb::Rollback(args) => Box::pin(rollback::run(ctx, args)).await,
+        Verb::Rollout(args) => Box::pin(rollouts::run(ctx, args)).await,
         Verb::Top(args) => Box::pin(top::run(ctx, args)).await,
         Verb::Loadtest(args) => Box::pin(loadtest::run(ctx, args)).await,
         Verb::Traffic(args) => Box::pin(traffic::run(ctx, args)).await,
@@ -184,6 +196,9 @@ mod tests {
             .collect();
         insta::assert_snapshot!(verbs.join("\n"), @r"
         up        Bring the fleet up, or up to date
+        deploy    Bring a new release in by steps, judged against the one that runs
+        rollback  Return to the release before, at once
+        rollout   Look at rollouts, and tell the one under way what to do
         top       Watch the fleet live: calls, latency, errors, tools, instances, releases
         loadtest  Load-test the fleet with personas of four protocols
         traffic   Show or set how calls are split between releases

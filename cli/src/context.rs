@@ -87,62 +87,25 @@ impl Context {
 
     /// A token for clients of this fleet.
     pub(crate) fn token(&self, settings: &Settings, request: TokenRequest) -> Result<Token> {
-        let auth = &settings.edge.auth;
-        let request = TokenRequest {
-            issuer: auth.issuer.clone(),
-            audience: auth.audience.clone(),
-            ..request
-        };
-        sign(&self.state, &request, Timestamp::now())
+        token(&self.state, settings, request)
     }
 
     /// A short-lived token for this command's own calls to the edges.
     pub(crate) fn own_token(&self, settings: &Settings, scope: &str) -> Result<Token> {
-        let request = TokenRequest {
-            issuer: String::new(),
-            audience: String::new(),
-            subject: "sweetops".to_owned(),
-            tenant: None,
-            scope: scope.to_owned(),
-            ttl: OWN_TOKEN_TTL,
-        };
-        self.token(settings, request)
+        own_token(&self.state, settings, scope)
     }
 
     /// The settings that the edges run with, or, before there are any, those of the configuration.
     pub(crate) async fn edge_settings(&self) -> Result<Settings> {
-        let desired = self
-            .registry()
-            .await?
-            .desired()
-            .await
-            .context("cannot read what should run")?;
-        let pool = desired.and_then(|d| d.value.pools.into_iter().find(|p| p.role == Role::Edge));
-        match pool {
-            Some(pool) => settings_of(&Release::load(&self.state, &pool.release)?),
+        match running_edge_settings(&self.state, &self.registry().await?).await? {
+            Some(settings) => Ok(settings),
             None => Ok(self.settings(&self.config(None)?)?.settings),
         }
     }
 
     /// A client of the operators' interface of each live edge, with the edge's name.
     pub(crate) async fn admin_clients(&self) -> Result<Vec<(String, AdminClient)>> {
-        let token = self.own_token(&self.edge_settings().await?, "admin")?;
-        let instances = self
-            .registry()
-            .await?
-            .instances()
-            .await
-            .context("cannot read the instances")?;
-        instances
-            .into_iter()
-            .filter(|i| i.role == Role::Edge)
-            .filter_map(|i| Some((i.name, i.admin?)))
-            .map(|(name, address)| {
-                let client = AdminClient::new(&format!("http://{address}"), &token.token)
-                    .with_context(|| format!("cannot reach {name}"))?;
-                Ok((name, client))
-            })
-            .collect()
+        admin_clients(&self.state, &self.registry().await?).await
     }
 
     /// Where clients reach the fleet.
@@ -162,6 +125,64 @@ impl Context {
             admin: at(Door::Admin).map(|address| format!("http://{address}")),
         })
     }
+}
+
+fn token(state: &StateDir, settings: &Settings, request: TokenRequest) -> Result<Token> {
+    let auth = &settings.edge.auth;
+    let request = TokenRequest {
+        issuer: auth.issuer.clone(),
+        audience: auth.audience.clone(),
+        ..request
+    };
+    sign(state, &request, Timestamp::now())
+}
+
+fn own_token(state: &StateDir, settings: &Settings, scope: &str) -> Result<Token> {
+    let request = TokenRequest {
+        issuer: String::new(),
+        audience: String::new(),
+        subject: "sweetops".to_owned(),
+        tenant: None,
+        scope: scope.to_owned(),
+        ttl: OWN_TOKEN_TTL,
+    };
+    token(state, settings, request)
+}
+
+/// The settings of the edges that should run, if any should.
+async fn running_edge_settings(state: &StateDir, registry: &Registry) -> Result<Option<Settings>> {
+    let desired = registry
+        .desired()
+        .await
+        .context("cannot read what should run")?;
+    let pool = desired.and_then(|d| d.value.pools.into_iter().find(|p| p.role == Role::Edge));
+    pool.map(|pool| settings_of(&Release::load(state, &pool.release)?))
+        .transpose()
+}
+
+/// A client of the operators' interface of each live edge, with the edge's name.
+pub(crate) async fn admin_clients(
+    state: &StateDir,
+    registry: &Registry,
+) -> Result<Vec<(String, AdminClient)>> {
+    let settings = running_edge_settings(state, registry)
+        .await?
+        .context("no edge should run")?;
+    let token = own_token(state, &settings, "admin")?;
+    let instances = registry
+        .instances()
+        .await
+        .context("cannot read the instances")?;
+    instances
+        .into_iter()
+        .filter(|i| i.role == Role::Edge)
+        .filter_map(|i| Some((i.name, i.admin?)))
+        .map(|(name, address)| {
+            let client = AdminClient::new(&format!("http://{address}"), &token.token)
+                .with_context(|| format!("cannot reach {name}"))?;
+            Ok((name, client))
+        })
+        .collect()
 }
 
 /// An address that listens on every interface is reached on this machine by loopback.

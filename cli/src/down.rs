@@ -64,9 +64,9 @@ pub(crate) async fn run(ctx: &Context, args: DownArgs) -> Result<Exit> {
     )
 }
 
-/// What is said when `up` or `down` is at work already.
+/// What is said when another command that changes the fleet is at work already.
 pub(crate) fn busy() -> Failure {
-    Failure::new("another `sweetops up` or `sweetops down` is at work on this fleet")
+    Failure::new("another `sweetops up`, `down`, `deploy` or `rollback` is at work on this fleet")
         .hint("wait for it to end, then try again")
         .exit(Exit::REFUSED)
 }

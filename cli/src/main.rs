@@ -6,11 +6,14 @@
 mod args;
 
 mod config;
+mod deploy;
 mod down;
 mod drift;
 mod loadtest;
 mod logs;
 mod restart;
+mod rollback;
+mod rollouts;
 mod status;
 mod token;
 mod top;
@@ -24,6 +27,7 @@ mod binaries;
 mod context;
 mod exit;
 mod failure;
+mod follow;
 mod keys;
 mod output;
 mod release;

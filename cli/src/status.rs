@@ -315,6 +315,7 @@ mod tests {
             state,
             restarts: 1,
             last_exit: Some("signal: 9 (SIGKILL)".into()),
+            refused: false,
             since_unix_ms: 0,
         }
     }

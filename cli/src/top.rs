@@ -339,6 +339,7 @@ mod tests {
             written_unix_ms: 1000,
             author: "ana".into(),
             state: serde_json::json!({"version": 999}),
+            events: Vec::new(),
         };
         assert_eq!(
             rollout_lines(&record, 6500),

@@ -211,19 +211,40 @@ fn no_split() -> Failure {
     Failure::new("nobody has said yet how calls are split").hint("`sweetops up` does")
 }
 
-/// Takes the lock of rollouts; refused while one is under way.
+/// Takes the lock of rollouts; refused while one is under way, also if nobody drives it at the moment.
 async fn lock(registry: &Registry) -> Result<store::LockGuard> {
-    match registry.lock_deploy(AUTHOR, LOCK_TTL).await {
-        Ok(guard) => Ok(guard),
-        Err(registry::Error::Store {
+    let lock = registry
+        .lock_deploy(AUTHOR, LOCK_TTL)
+        .await
+        .map_err(locked)?;
+    if let Some(rollout) = registry
+        .rollout()
+        .await
+        .context("cannot read the rollout")?
+    {
+        lock.release()
+            .await
+            .context("cannot let rollouts in again")?;
+        return Err(busy(&format!("rollout {}", rollout.value.id)).into());
+    }
+    Ok(lock)
+}
+
+/// Why the lock of rollouts cannot be taken.
+pub(crate) fn locked(error: registry::Error) -> anyhow::Error {
+    match error {
+        registry::Error::Store {
             source: store::Error::Held { holder, .. },
             ..
-        }) => Err(Failure::new(format!("{holder} is changing the fleet"))
-            .hint("wait for it to end; `sweetops top` shows how far it is")
-            .exit(Exit::REFUSED)
-            .into()),
-        Err(error) => Err(error).context("cannot keep rollouts away"),
+        } => busy(&holder).into(),
+        error => anyhow::Error::from(error).context("cannot keep rollouts away"),
     }
+}
+
+fn busy(holder: &str) -> Failure {
+    Failure::new(format!("{holder} is changing the fleet"))
+        .hint("wait for it to end; `sweetops rollout` shows how far it is, `sweetops rollback` ends it")
+        .exit(Exit::REFUSED)
 }
 
 /// Releases that ready apps run.

@@ -1,7 +1,7 @@
 //! `sweetops up`: brings the fleet of a folder up, or brings it up to date.
 //!
 //! The same command starts a fleet, adopts one whose agent has died, and applies an edited configuration to
-//! the edges. What would change the apps waits until the fleet is taken down.
+//! the edges. What would change running apps is for `sweetops deploy`.
 
 mod ready;
 mod reconcile;
@@ -12,18 +12,22 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use registry::{Desired, ProcessState, Registry, Role, Traffic};
+use registry::{Desired, Pool, ProcessState, Registry, Role, Traffic};
 use settings::Settings;
+use store::Revision;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::agent::{self, Agent, Announcement, Lock, Order, request_restart};
 use crate::binaries::{find, program_name};
 use crate::context::{Context, settings_environment, settings_of};
+use crate::deploy;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::keys::{self, Minted};
 use crate::release::{Release, Source, changes, prepare};
+use crate::rollback;
 use crate::state::write_atomic;
+pub(crate) use ready::harmless_tool;
 use ready::{Goal, wait};
 use reconcile::{Existing, Reconciled, Wanted, reconcile};
 use report::Up;
@@ -180,6 +184,8 @@ struct Decided {
     desired: Desired,
     traffic: Option<Traffic>,
     before: Option<Desired>,
+    /// That of `before`; 0 if nobody had said anything.
+    revision: Revision,
     changed: Vec<String>,
 }
 
@@ -190,10 +196,14 @@ async fn decide(
     releases: &Releases,
 ) -> Result<Decided> {
     let reading = "cannot read what runs";
-    let before = registry.desired().await.context(reading)?.map(|d| d.value);
+    let found = registry.desired().await.context(reading)?;
+    let revision = found.as_ref().map_or(0, |found| found.revision);
+    let before = found.map(|found| found.value);
     let traffic = registry.traffic().await.context(reading)?.map(|t| t.value);
+    let by_rollout = |t: &Traffic| [deploy::AUTHOR, rollback::AUTHOR].contains(&t.author.as_str());
     let existing = Existing {
         desired: before.clone(),
+        deployed: traffic.as_ref().is_some_and(by_rollout),
         traffic,
         running: !agent::survivors(&ctx.state)?.is_empty(),
         rollout: registry.rollout().await.context(reading)?.is_some(),
@@ -225,13 +235,14 @@ async fn decide(
             ctx,
             &stable,
             &releases.app,
-            "app changes NOT applied; they take effect with `sweetops down`, then `sweetops up`",
+            "app changes NOT applied; `sweetops deploy` brings them in by steps",
         ));
     }
     Ok(Decided {
         desired,
         traffic,
         before,
+        revision,
         changed,
     })
 }
@@ -258,10 +269,16 @@ async fn apply(ctx: &Context, registry: &Registry, decided: &Decided) -> Result<
             .context("cannot write how calls are split")?;
     }
     if decided.before.as_ref() != Some(&decided.desired) {
-        registry
-            .set_desired(&decided.desired, &[])
-            .await
-            .context("cannot write what should run")?;
+        // A rollout may have changed it since; its pools must not be lost.
+        let under = [Registry::desired_unchanged(decided.revision)];
+        let written = registry.set_desired(&decided.desired, &under).await;
+        if let Err(registry::Error::Conflict { .. }) = &written {
+            return Err(Failure::new("a rollout has just changed what should run")
+                .hint("run `sweetops up` again")
+                .exit(Exit::REFUSED)
+                .into());
+        }
+        written.context("cannot write what should run")?;
     }
     for line in &decided.changed {
         ctx.out.step(line);
@@ -396,10 +413,20 @@ async fn roll_back(
     if edges(before).is_empty() || !still_serves(registry, &edges(before)).await? {
         return Err(error);
     }
+    let taking_back = "cannot take the new edge settings back";
+    let now = registry.desired().await.context(taking_back)?;
+    let (revision, now) = now.map_or((0, Desired::default()), |now| (now.revision, now.value));
+    // What has happened to the apps meanwhile stays.
+    let is_edge = |pool: &&Pool| pool.role == Role::Edge;
+    let pools = before.pools.iter().filter(is_edge);
+    let pools = pools.chain(now.pools.iter().filter(|pool| !is_edge(pool)));
+    let restored = Desired {
+        pools: pools.cloned().collect(),
+    };
     registry
-        .set_desired(before, &[])
+        .set_desired(&restored, &[Registry::desired_unchanged(revision)])
         .await
-        .context("cannot take the new edge settings back")?;
+        .context(taking_back)?;
     ctx.out.clear_progress();
     Err(Failure::new(
         "the new edge settings do not work and were taken back; the edge before goes on serving",

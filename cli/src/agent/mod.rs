@@ -4,10 +4,13 @@
 //! listening sockets, and keeps the processes that the store says should run. It can be killed at any time:
 //! its children go on, and the next `up` starts another that adopts them.
 //!
-//! Reading order: [`plan`] decides, [`supervise`] does, the others are its means.
+//! Reading order: [`plan`] decides, [`supervise`] does, [`driver`] brings a rollout to its end; the others are
+//! their means.
 
 mod plan;
 mod supervise;
+
+mod driver;
 
 mod blueprint;
 mod launch;
@@ -129,8 +132,12 @@ impl Agent {
     pub(crate) async fn run(self, orders: mpsc::Receiver<Order>) -> Result<Exit> {
         tracing::info!(pid = std::process::id(), "the agent supervises");
         let wishes = wishes::follow(self.store.clone(), self.first_wishes);
-        let fleet = registry::watch_fleet(self.store);
-        match self.supervisor.run(wishes, fleet, orders).await? {
+        let fleet = registry::watch_fleet(self.store.clone());
+        let ending = tokio::select! {
+            ending = self.supervisor.run(wishes, fleet, orders) => ending?,
+            never = driver::drive(self.state.clone(), self.store) => match never {},
+        };
+        match ending {
             Ending::Stopped => {
                 supervise::clean_up(&self.state)?;
                 tracing::info!("everything has stopped");

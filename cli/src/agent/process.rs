@@ -207,18 +207,41 @@ fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
     Ok(rustix::event::poll(&mut wait, Some(&now)).context("cannot look at a process")? > 0)
 }
 
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It said that it cannot run as it is configured: starting it again will not help.
+    Refused,
+    /// Otherwise; in the system's words.
+    Other(String),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused => write!(f, "exit status: {REFUSED_STATUS}"),
+            Self::Other(how) => f.write_str(how),
+        }
+    }
+}
+
+/// The exit status by which edge and app say that their configuration is wrong.
+const REFUSED_STATUS: i32 = 2;
+
 impl Held {
     /// Waits for the end and collects the child. Says how it ended.
-    pub(crate) async fn ended(mut self) -> String {
+    pub(crate) async fn ended(mut self) -> End {
         if let Err(e) = self.pidfd.readable().await {
-            return format!("lost sight of it: {e}");
+            return End::Other(format!("lost sight of it: {e}"));
         }
-        match &mut self.origin {
-            // The process has ended, so this does not block.
-            Origin::Started(child) => child
-                .wait()
-                .map_or_else(|e| format!("unknown: {e}"), |status| status.to_string()),
-            Origin::Adopted => "unknown: it was started by an earlier agent".to_owned(),
+        let Origin::Started(child) = &mut self.origin else {
+            return End::Other("unknown: it was started by an earlier agent".to_owned());
+        };
+        // The process has ended, so this does not block.
+        match child.wait() {
+            Ok(status) if status.code() == Some(REFUSED_STATUS) => End::Refused,
+            Ok(status) => End::Other(status.to_string()),
+            Err(e) => End::Other(format!("unknown: {e}")),
         }
     }
 }
@@ -253,6 +276,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_process_that_refuses_its_configuration_is_told_from_one_that_fails() {
+        for (status, refused) in [(2, true), (1, false)] {
+            let child = Command::new("sh")
+                .args(["-c", &format!("exit {status}")])
+                .spawn()
+                .unwrap();
+            let (held, _) = hold_child(child, "").unwrap();
+            let end = held.ended().await;
+            assert_eq!(end == End::Refused, refused);
+            assert_eq!(end.to_string(), format!("exit status: {status}"));
+        }
+    }
+
+    #[tokio::test]
     async fn a_process_is_adopted_only_when_everything_matches() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let identity = Identity::of(child.id()).unwrap();
@@ -273,10 +310,10 @@ mod tests {
         let (adopted, other_handle) = adopt(&identity).unwrap().unwrap();
         other_handle.signal(Signal::KILL).unwrap();
         assert_eq!(
-            adopted.ended().await,
+            adopted.ended().await.to_string(),
             "unknown: it was started by an earlier agent"
         );
-        assert_eq!(held.ended().await, "signal: 9 (SIGKILL)");
+        assert_eq!(held.ended().await.to_string(), "signal: 9 (SIGKILL)");
         assert!(adopt(&identity).unwrap().is_none());
         handle.signal(Signal::TERM).unwrap();
     }

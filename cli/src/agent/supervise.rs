@@ -67,6 +67,7 @@ struct Supervised {
     started_unix_ms: u64,
     restarts: u32,
     last_exit: Option<String>,
+    refused: bool,
     /// The state last told, and since when.
     told: (ProcessState, u64),
 }
@@ -76,7 +77,7 @@ struct Supervised {
 struct Ended {
     name: String,
     pid: u32,
-    how: String,
+    how: process::End,
 }
 
 /// Looks after the processes of one fleet on this machine.
@@ -205,6 +206,7 @@ impl Supervisor {
             slot: record.slot,
             started_unix_ms: record.started_unix_ms,
             restarts: record.restarts,
+            refused: before.as_ref().is_some_and(|b| b.refused),
             last_exit: before.and_then(|b| b.last_exit),
             told: (ProcessState::Starting, registry::unix_ms()),
         };
@@ -501,6 +503,7 @@ impl Supervisor {
             started_unix_ms: registry::unix_ms(),
             restarts: before.map_or(0, |b| b.restarts + 1),
             last_exit: Some(format!("cannot start: {error:#}")),
+            refused: false,
             told: (ProcessState::Backoff, registry::unix_ms()),
         };
         self.members.insert(name.to_owned(), supervised);
@@ -562,11 +565,12 @@ impl Supervisor {
             then: Then::Forget, ..
         } = member.phase
         {
-            tracing::info!(process = ended.name, exit = ended.how, "stopped");
+            tracing::info!(process = ended.name, exit = %ended.how, "stopped");
             return self.forget(&ended.name);
         }
         if !matches!(member.phase, Phase::Stopping { .. }) {
-            supervised.last_exit = Some(ended.how.clone());
+            supervised.last_exit = Some(ended.how.to_string());
+            supervised.refused = ended.how == process::End::Refused;
         }
         let after =
             member
@@ -578,7 +582,7 @@ impl Supervisor {
             AfterExit::RestartAt(at) => {
                 tracing::warn!(
                     process = ended.name,
-                    exit = ended.how,
+                    exit = %ended.how,
                     restart_in_ms = at - now,
                     "ended; starting it again"
                 );
@@ -586,7 +590,7 @@ impl Supervisor {
             AfterExit::GiveUp => {
                 tracing::error!(
                     process = ended.name,
-                    exit = ended.how,
+                    exit = %ended.how,
                     "ended too often; giving up"
                 );
             }
@@ -692,6 +696,7 @@ fn describe(supervised: &mut Supervised, now_unix_ms: u64) -> Process {
         state,
         restarts: supervised.restarts,
         last_exit: supervised.last_exit.clone(),
+        refused: supervised.refused,
         since_unix_ms: supervised.told.1,
     }
 }

@@ -427,6 +427,7 @@ mod tests {
             state,
             restarts: 1,
             last_exit: None,
+            refused: false,
             since_unix_ms: 1,
         };
         Snapshot {

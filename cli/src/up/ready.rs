@@ -215,6 +215,15 @@ async fn first_call(ctx: &Context, settings: &Settings) -> Result<Tool> {
 
 /// The tool to try first: one that needs no arguments and changes nothing, if there is one.
 fn choose(tools: &[Value]) -> Option<Tool> {
+    let name = harmless_tool(tools).or_else(|| tools.first()?["name"].as_str())?;
+    Some(Tool {
+        name: name.to_owned(),
+        arguments: json!({}),
+    })
+}
+
+/// A tool that can be called without arguments and without consequences.
+pub(crate) fn harmless_tool(tools: &[Value]) -> Option<&str> {
     let harmless = |tool: &&Value| {
         tool["annotations"]["readOnlyHint"] == true
             && tool["inputSchema"]["required"]
@@ -222,13 +231,8 @@ fn choose(tools: &[Value]) -> Option<Tool> {
                 .is_none_or(Vec::is_empty)
     };
     let named = tools.iter().find(|tool| tool["name"] == "time_now");
-    let tool = named
-        .or_else(|| tools.iter().find(harmless))
-        .or_else(|| tools.first())?;
-    Some(Tool {
-        name: tool["name"].as_str()?.to_owned(),
-        arguments: json!({}),
-    })
+    let tool = named.or_else(|| tools.iter().find(harmless))?;
+    tool["name"].as_str()
 }
 
 #[cfg(test)]

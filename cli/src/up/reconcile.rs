@@ -15,6 +15,8 @@ pub(crate) struct Existing {
     pub(crate) running: bool,
     /// Whether a rollout is under way.
     pub(crate) rollout: bool,
+    /// Whether the stable release came by a rollout, which only another takes back.
+    pub(crate) deployed: bool,
 }
 
 /// What the configuration and the programs make.
@@ -48,8 +50,8 @@ pub(crate) struct Reconciled {
 /// Decides what should run.
 ///
 /// Edges follow the configuration at once, because they hand over without loss and can be taken back. Apps
-/// follow it only when nothing runs: a running app's release changes by `deploy`. During a rollout the apps
-/// belong to it.
+/// follow it only when nothing runs and nothing was ever deployed: from then on the app's release changes by
+/// `deploy` and `rollback` alone. During a rollout the apps belong to it.
 pub(crate) fn reconcile(existing: &Existing, wanted: &Wanted) -> Reconciled {
     let empty = Desired::default();
     let before = existing.desired.as_ref().unwrap_or(&empty);
@@ -85,7 +87,8 @@ pub(crate) fn reconcile(existing: &Existing, wanted: &Wanted) -> Reconciled {
         };
     }
     let stable = existing.traffic.as_ref().map(|t| t.stable.clone());
-    let stays = stable.filter(|stable| existing.running && *stable != wanted.app);
+    let keeps = existing.running || existing.deployed;
+    let stays = stable.filter(|stable| keeps && *stable != wanted.app);
     let app = stays.clone().unwrap_or_else(|| wanted.app.clone());
     if let Some(pool) = apps
         .first()
@@ -129,6 +132,7 @@ mod tests {
             traffic: first.traffic,
             running,
             rollout: false,
+            deployed: false,
         }
     }
 
@@ -177,6 +181,17 @@ mod tests {
         assert_eq!(pools(&again), "edge e2x1, app a2x3");
         assert_eq!(again.traffic.unwrap().stable, "a2");
         assert_eq!((again.edge_from, again.app_waiting), (None, None));
+    }
+
+    #[test]
+    fn a_release_that_was_deployed_comes_back_after_a_stop() {
+        let deployed = Existing {
+            deployed: true,
+            ..existing(false)
+        };
+        let again = reconcile(&deployed, &wanted("e2", "a2"));
+        assert_eq!(pools(&again), "edge e2x1, app a1x3");
+        assert_eq!(again.app_waiting.as_deref(), Some("a1"));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! answering.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,10 +55,19 @@ struct Args {
     release: String,
 }
 
-fn main() -> anyhow::Result<()> {
+/// The exit status by which the supervisor knows that starting this again will not help.
+const REFUSED: u8 = 2;
+
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let loaded = Settings::load(args.config.as_deref(), std::env::vars())
-        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let loaded = match Settings::load(args.config.as_deref(), std::env::vars()) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            // There is no log yet, and nobody to tell if this stream is gone.
+            let _ = writeln!(std::io::stderr(), "{errors}");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
     let config_digest = loaded.settings.app_digest();
     let settings = loaded.settings.with_state_folder(&args.state);
     let guard = telemetry::start(&TelemetryOptions {
@@ -79,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     let ended = runtime.block_on(run(&args, &settings, config_digest));
     runtime.shutdown_timeout(Duration::from_secs(1));
     guard.shutdown();
-    ended
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// From start to drain.

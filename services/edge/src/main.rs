@@ -26,7 +26,9 @@ mod server;
 mod transport;
 mod usage;
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,10 +62,19 @@ struct Args {
     release: String,
 }
 
-fn main() -> anyhow::Result<()> {
+/// The exit status by which the supervisor knows that starting this again will not help.
+const REFUSED: u8 = 2;
+
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let loaded = settings::Settings::load(args.config.as_deref(), std::env::vars())
-        .map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let loaded = match settings::Settings::load(args.config.as_deref(), std::env::vars()) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            // There is no log yet, and nobody to tell if this stream is gone.
+            let _ = writeln!(std::io::stderr(), "{errors}");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
     let edge_digest = loaded.settings.edge_digest();
     let settings = loaded.settings.with_state_folder(&args.state);
     let options = TelemetryOptions {
@@ -94,7 +105,7 @@ fn main() -> anyhow::Result<()> {
     let ended = runtime.block_on(run(args.state, name, settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     guard.shutdown();
-    ended
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// From start to drain.

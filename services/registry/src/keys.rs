@@ -5,6 +5,9 @@ use crate::{Error, Result, Role};
 /// Name of the lock that a rollout holds.
 pub const DEPLOY_LOCK: &str = "deploy";
 
+/// Where everything about rollouts stands: watch it to hear of them.
+pub const ROLLOUTS: &str = "rollouts/";
+
 /// Longest name of an instance, process, release or rollout, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 
@@ -16,6 +19,7 @@ pub(crate) const RELEASES: &str = "releases/";
 pub(crate) const PROCESSES: &str = "processes/";
 pub(crate) const ROLLOUT: &str = "rollouts/current";
 pub(crate) const ROLLOUT_HISTORY: &str = "rollouts/history/";
+pub(crate) const ROLLOUT_COMMANDS: &str = "rollouts/commands/";
 
 /// Accepts a name that can stand in a key, a file name and a metric label: short, plain, no separator.
 ///

@@ -9,6 +9,7 @@
 //! | `releases/{id}` | [`Release`] | whoever makes a release known |
 //! | `processes/{name}` | [`Process`] | the local agent |
 //! | `rollouts/current`, `rollouts/history/{id}` | [`RolloutRecord`] | rollouts, fenced by the deploy lock |
+//! | `rollouts/commands/{id}` | [`RolloutCommand`] | operators; taken by the rollout |
 //!
 //! Records are JSON. Unknown fields are ignored and missing ones have defaults where that is safe, because instances of
 //! two releases read each other's records during a rollout. A record that cannot be read is left out and reported,
@@ -38,11 +39,13 @@ pub use backoff::Backoff;
 pub use error::{Error, Result};
 pub use fleet::Fleet;
 pub use instance::{Ack, Instance, InstanceState, Load, Metadata, PluginPhase, PluginState, Role};
-pub use keys::{DEPLOY_LOCK, NAME_BYTES_MAX, check_name};
-pub use records::{Desired, Pool, Process, ProcessState, Release, RolloutRecord};
+pub use keys::{DEPLOY_LOCK, NAME_BYTES_MAX, ROLLOUTS, check_name};
+pub use records::{
+    Desired, Pool, Process, ProcessState, Release, RolloutCommand, RolloutEvent, RolloutRecord,
+};
 pub use records_io::{Registry, Versioned};
 pub use registration::{Cadence, Registration, RegistrationState};
-pub use rollout_journal::HISTORY_MAX;
+pub use rollout_journal::{COMMANDS_MAX, HISTORY_MAX};
 pub use traffic::{Share, Traffic, TrafficError, WHOLE_BPS};
 pub use watcher::{synced, watch_fleet};
 

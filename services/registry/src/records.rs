@@ -94,6 +94,9 @@ pub struct Process {
     /// How it ended the last time.
     #[serde(default)]
     pub last_exit: Option<String>,
+    /// The last time it ended by itself saying that it cannot run as it is configured (exit status 2).
+    #[serde(default)]
+    pub refused: bool,
     /// Since when it is in this state, in milliseconds of Unix time.
     pub since_unix_ms: u64,
 }
@@ -109,4 +112,27 @@ pub struct RolloutRecord {
     pub author: String,
     /// The rollout's own state; opaque here.
     pub state: serde_json::Value,
+    /// What happened, oldest first; only the newest of a long rollout.
+    #[serde(default)]
+    pub events: Vec<RolloutEvent>,
+}
+
+/// Something that happened in a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutEvent {
+    /// Counts up from 1 within the rollout.
+    pub number: u64,
+    /// When, in milliseconds of Unix time.
+    pub unix_ms: u64,
+    /// What; opaque here.
+    pub event: serde_json::Value,
+}
+
+/// What an operator asks of the rollout under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutCommand {
+    /// Its key, to forget it by.
+    pub key: String,
+    /// What is asked; opaque here.
+    pub command: serde_json::Value,
 }

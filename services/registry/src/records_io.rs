@@ -94,6 +94,18 @@ impl Registry {
             .await
     }
 
+    /// The condition that nobody has changed the split of traffic since `revision`; 0: that there is none.
+    #[must_use]
+    pub fn traffic_unchanged(revision: Revision) -> Compare {
+        Compare::unchanged(keys::TRAFFIC, revision)
+    }
+
+    /// The condition that nobody has said otherwise what should run since `revision`; 0: that nobody has said.
+    #[must_use]
+    pub fn desired_unchanged(revision: Revision) -> Compare {
+        Compare::unchanged(keys::DESIRED, revision)
+    }
+
     /// All known releases, oldest first.
     ///
     /// # Errors

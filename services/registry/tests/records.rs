@@ -37,6 +37,7 @@ fn rollout(id: &str, step: u32) -> RolloutRecord {
         written_unix_ms: 1,
         author: "test".to_owned(),
         state: json!({ "step": step }),
+        events: Vec::new(),
     }
 }
 
@@ -92,6 +93,7 @@ async fn records_come_back_as_they_were() {
         state: ProcessState::Backoff,
         restarts: 2,
         last_exit: Some("exit 1".to_owned()),
+        refused: false,
         since_unix_ms: 5,
     };
     registry.put_process(&process).await.unwrap();
@@ -142,7 +144,7 @@ async fn a_rollout_is_written_under_its_lock_alone() {
     let ttl = Duration::from_secs(60);
     let lock = registry.lock_deploy("first", ttl).await.unwrap();
     registry
-        .save_rollout(&rollout("d1", 1), &lock.fence())
+        .save_rollout(&rollout("d1", 1), &[], &lock.fence())
         .await
         .unwrap();
     let Err(Error::Store {
@@ -164,12 +166,12 @@ async fn a_rollout_is_written_under_its_lock_alone() {
     );
     let second = registry.lock_deploy("second", ttl).await.unwrap();
     registry
-        .save_rollout(&rollout("d1", 2), &second.fence())
+        .save_rollout(&rollout("d1", 2), &[], &second.fence())
         .await
         .unwrap();
     let late = [
         registry
-            .save_rollout(&rollout("d1", 9), &lock.fence())
+            .save_rollout(&rollout("d1", 9), &[], &lock.fence())
             .await
             .err(),
         registry
@@ -274,4 +276,37 @@ async fn records_of_other_versions_are_read_and_broken_ones_left_out() {
     let whole = Instance::new(Role::Edge, "edge-1", "r1", "127.0.0.1:1");
     let text = serde_json::to_string(&whole).unwrap();
     assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), whole);
+}
+
+#[tokio::test]
+async fn commands_reach_the_rollout_in_order_and_only_while_there_is_one() {
+    let (_folder, registry) = registry().await;
+    let ask = async |word: &str| registry.ask_rollout(&json!(word)).await;
+    assert!(matches!(ask("early").await, Err(Error::Conflict { .. })));
+
+    let lock = registry
+        .lock_deploy("first", Duration::from_secs(60))
+        .await
+        .unwrap();
+    let begin = async |id| registry.begin_rollout(&rollout(id, 1), &lock.fence()).await;
+    begin("d1").await.unwrap();
+    assert!(matches!(begin("d2").await, Err(Error::Conflict { .. })));
+    ask("pause").await.unwrap();
+    ask("resume").await.unwrap();
+    let commands = registry.rollout_commands().await.unwrap();
+    let words: Vec<_> = commands.iter().map(|c| c.command.clone()).collect();
+    assert_eq!(words, [json!("pause"), json!("resume")]);
+
+    // Taken in with the state that knows of it; what is never taken ends with the rollout.
+    registry
+        .save_rollout(&rollout("d1", 2), &commands[..1], &lock.fence())
+        .await
+        .unwrap();
+    assert_eq!(registry.rollout_commands().await.unwrap(), commands[1..]);
+    registry
+        .archive_rollout(&rollout("d1", 3), &lock.fence())
+        .await
+        .unwrap();
+    assert_eq!(registry.rollout_commands().await.unwrap(), []);
+    assert!(matches!(ask("late").await, Err(Error::Conflict { .. })));
 }

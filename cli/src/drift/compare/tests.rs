@@ -23,6 +23,7 @@ fn process(name: &str, pid: u32) -> Process {
         state: ProcessState::Running,
         restarts: 0,
         last_exit: None,
+        refused: false,
         since_unix_ms: 0,
     }
 }

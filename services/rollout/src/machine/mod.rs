@@ -334,6 +334,14 @@ impl State {
         Ok(serde_json::to_vec(self)?)
     }
 
+    /// Whether nothing happened between two states but that time went on.
+    #[must_use]
+    pub fn same_but_for_time(&self, other: &Self) -> bool {
+        let mut then = self.clone();
+        then.asked_unix_ms = other.asked_unix_ms;
+        then == *other
+    }
+
     /// What is being done.
     #[must_use]
     pub fn plan(&self) -> &Plan {
