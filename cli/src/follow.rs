@@ -22,6 +22,8 @@ use crate::up::ensure_agent;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is made sure that somebody drives.
 const AGENT_EVERY: Duration = Duration::from_secs(2);
+/// How often a judgement is told where each is a line of its own.
+const JUDGED_EVERY_MS: u64 = 10_000;
 /// Ctrl-C.
 const INTERRUPTED: Exit = Exit::of(rollout::Exit::Interrupted, "interrupted");
 
@@ -68,11 +70,12 @@ pub(crate) async fn follow(
 async fn look_on(ctx: &Context, id: &str) -> Result<Summary> {
     let registry = ctx.registry().await?;
     let mut told = 0;
+    let mut teller = Teller::default();
     let mut cared = Instant::now();
     loop {
         let (record, over) = find(&registry, id).await?;
         for event in record.events.iter().filter(|event| event.number > told) {
-            tell(ctx, event);
+            teller.tell(ctx, event);
         }
         told = record.events.last().map_or(told, |last| last.number);
         if over {
@@ -104,12 +107,27 @@ async fn find(registry: &Registry, id: &str) -> Result<(RolloutRecord, bool)> {
     Ok((found, true))
 }
 
-fn tell(ctx: &Context, event: &RolloutEvent) {
-    let line = event_line(event);
-    match serde_json::from_value(event.event.clone()) {
-        // One line that is redrawn on a terminal.
-        Ok(Event::Judged { .. } | Event::Waiting { .. }) => ctx.out.progress(&line),
-        _ => ctx.out.step(&line),
+/// Tells events, and judgements where there is a line to redraw for them or now and then.
+#[derive(Debug, Default)]
+struct Teller {
+    /// When the last judgement was told.
+    judged_unix_ms: u64,
+}
+
+impl Teller {
+    fn tell(&mut self, ctx: &Context, event: &RolloutEvent) {
+        let line = event_line(event);
+        match serde_json::from_value(event.event.clone()) {
+            Ok(Event::Judged { .. }) => {
+                let since = event.unix_ms.saturating_sub(self.judged_unix_ms);
+                if ctx.out.terminal().redraws || since >= JUDGED_EVERY_MS {
+                    self.judged_unix_ms = event.unix_ms;
+                    ctx.out.progress(&line);
+                }
+            }
+            Ok(Event::Waiting { .. }) => ctx.out.progress(&line),
+            _ => ctx.out.step(&line),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use registry::Role;
+use rustix::process::{Pid, Signal};
 use settings::Settings;
 use settings::quantity::format_duration;
 use tokio::process::Command;
@@ -127,15 +128,21 @@ fn token(ctx: &Context, settings: &Settings, duration: Duration) -> Result<Token
     ctx.token(settings, request)
 }
 
-/// Waits for the worker and says how far it is. Ctrl-C reaches the worker too, which then ends with what it
-/// has measured; being ended by SIGTERM ends the worker.
+/// Waits for the worker and says how far it is. Ctrl-C is passed on to the worker, which then ends with what it
+/// has measured; a second one, or SIGTERM, ends it at once.
 async fn follow(ctx: &Context, mut worker: Command, duration: Duration) -> Result<Exit> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut child = worker
+        // Out of the terminal's reach: it hears of Ctrl-C from here, once, however this process was told.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .context("cannot start the load")?;
+    let pid = child
+        .id()
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let mut interrupted = false;
     let began = Instant::now();
     let mut ticks = tokio::time::interval(TELL_EVERY);
     loop {
@@ -144,7 +151,16 @@ async fn follow(ctx: &Context, mut worker: Command, duration: Duration) -> Resul
                 ctx.out.clear_progress();
                 return Ok(exit_of(status.context("cannot wait for the load")?.code()));
             }
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => {
+                if interrupted {
+                    child.kill().await.context("cannot end the load")?;
+                    return Ok(Exit::of(rollout::Exit::Interrupted, "interrupted"));
+                }
+                interrupted = true;
+                if let Some(pid) = pid {
+                    rustix::process::kill_process(pid, Signal::INT).context("cannot end the load")?;
+                }
+            }
             _ = terminate.recv() => {
                 child.kill().await.context("cannot end the load")?;
                 return Ok(Exit::of(rollout::Exit::Terminated, "terminated"));

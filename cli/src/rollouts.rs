@@ -208,7 +208,11 @@ fn standing(record: RolloutRecord) -> Standing {
                     .waiting()
                     .map(|w| format!("  waiting {}", printable(w))),
             );
-            lines.extend(state.analysis().map(|a| format!("  {}", a.judgement())));
+            lines.extend(
+                state
+                    .analysis()
+                    .map(|a| format!("  {}", a.judgement().brief())),
+            );
         }
         Err(error) => lines.push(format!(
             "  its journal cannot be read ({error}); `sweetops rollout forget` drops it"

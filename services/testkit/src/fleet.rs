@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
@@ -243,13 +244,22 @@ impl Fleet {
     /// # Errors
     /// When there is no such process.
     pub fn kill_9(&self, pid: u32) -> Result<()> {
-        let pid = i32::try_from(pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-            .context("no pid")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-        Ok(())
+        signal(pid, Signal::KILL)
     }
+}
+
+/// Interrupts a process, as Ctrl-C does.
+///
+/// # Errors
+/// When there is no such process.
+pub fn interrupt(pid: u32) -> Result<()> {
+    signal(pid, Signal::INT)
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    rustix::process::kill_process(pid.context("no pid")?, signal)?;
+    Ok(())
 }
 
 impl Drop for Fleet {

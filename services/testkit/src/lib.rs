@@ -15,5 +15,5 @@ mod fleet;
 mod tools;
 
 pub use client::{Answer, Client};
-pub use fleet::{Endpoints, Fleet, Instance, Ran, Status, eventually};
+pub use fleet::{Endpoints, Fleet, Instance, Ran, Status, eventually, interrupt};
 pub use tools::{binary, node, python, test_tools, workspace};

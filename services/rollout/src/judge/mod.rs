@@ -512,6 +512,24 @@ impl Judgement {
             .iter()
             .find(|evidence| evidence.verdict == self.verdict)
     }
+
+    /// The judgement in one line: how many calls, and the metric that decided.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let calls = format!("{} after {} calls", self.verdict, self.candidate_calls);
+        match (self.verdict, self.deciding(), &self.source_error) {
+            (Verdict::Error, _, Some(error)) => format!("{calls}: {error}"),
+            (Verdict::Pass, ..) | (_, None, _) => calls,
+            (_, Some(evidence), _) => {
+                format!(
+                    "{calls}: {} {} ({})",
+                    evidence.metric,
+                    evidence.counts(),
+                    evidence.why
+                )
+            }
+        }
+    }
 }
 
 impl fmt::Display for Judgement {

@@ -412,7 +412,9 @@ impl fmt::Display for Event {
                 phase,
                 weight: None,
             } => write!(f, "{phase}"),
-            Self::Judged { step, judgement } => write!(f, "step {}: {judgement}", step + 1),
+            Self::Judged { step, judgement } => {
+                write!(f, "step {}: {}", step + 1, judgement.brief())
+            }
             Self::Extended { step, times, .. } => {
                 write!(f, "step {}: no verdict yet, extended ({times})", step + 1)
             }
