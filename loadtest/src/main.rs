@@ -110,7 +110,11 @@ async fn run(args: Args) -> Result<u8> {
         attack = attack.register_scenario(scenario.context("a persona cannot be made")?);
     }
     let before = Measured::now(&args.measure);
+    // goose has words of its own for standard output, when it is interrupted for one; the result stands there alone.
+    let stdout = rustix::io::dup(std::io::stdout()).context("cannot keep standard output")?;
+    rustix::stdio::dup2_stdout(std::io::stderr()).context("cannot turn standard output away")?;
     let metrics = attack.execute().await.context("the run failed")?;
+    rustix::stdio::dup2_stdout(stdout).context("cannot take standard output back")?;
     let used = before.until_now(&args.measure);
     let summary = Summary::new(&metrics, used, &objectives);
     print(&summary, args.output)?;
