@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mcp::FrontDoor;
+use http::Method;
 use mcp::headers::{DEADLINE_MS, RELEASE};
+use mcp::{FrontDoor, Revision};
 use policy::deadline::Deadline;
 use telemetry::RequestId;
 use telemetry::trace::TraceContext;
@@ -25,6 +26,10 @@ pub struct Context {
     pub trace: TraceContext,
     /// The protocol that the client speaks.
     pub protocol: FrontDoor,
+    /// The HTTP method and the template of the path, where the request came by HTTP.
+    pub http: Option<(Method, &'static str)>,
+    /// The revision of MCP that the client speaks, where it speaks MCP.
+    pub revision: Option<Revision>,
     /// When nobody waits any more.
     pub deadline: Deadline,
     /// What a release split should hold on to: the session, where there is one.
@@ -56,6 +61,8 @@ impl Context {
             request_id: exchange.request_id.clone(),
             trace: exchange.trace.clone(),
             protocol,
+            http: Some((exchange.method().clone(), exchange.route)),
+            revision: None,
             deadline: deadline(edge, asked.map(Duration::from_millis), exchange.started),
             sticky: None,
             pinned,
@@ -80,6 +87,8 @@ impl Context {
             request_id: RequestId::fresh(),
             trace,
             protocol: FrontDoor::Capnp,
+            http: None,
+            revision: None,
             deadline: deadline(edge, asked, started),
             sticky: None,
             pinned: None,
@@ -91,4 +100,24 @@ impl Context {
 
 fn deadline(edge: &Edge, asked: Option<Duration>, now: Instant) -> Deadline {
     Deadline::new(asked, edge.settings.http.request_timeout, now)
+}
+
+impl Context {
+    /// The HTTP method; empty where there is none.
+    #[must_use]
+    pub fn http_method(&self) -> &str {
+        self.http.as_ref().map_or("", |(method, _)| method.as_str())
+    }
+
+    /// The template of the path; empty where there is none.
+    #[must_use]
+    pub fn route(&self) -> &'static str {
+        self.http.as_ref().map_or("", |(_, route)| route)
+    }
+
+    /// The revision's name; empty where there is none.
+    #[must_use]
+    pub fn revision(&self) -> &'static str {
+        self.revision.map_or("", Revision::as_str)
+    }
 }

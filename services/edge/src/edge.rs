@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::bridge::Bridge;
 use crate::catalogue::Catalogue;
 use crate::counters::Counters;
+use crate::exchange::Room;
 use crate::fleet::FleetView;
 use crate::identity::{Identity, Rules};
 use crate::life::Life;
@@ -60,6 +61,8 @@ pub struct Edge {
     pub catalogue: ArcSwap<Catalogue>,
     /// Whether the catalogue has been read.
     pub catalogue_read: watch::Sender<bool>,
+    /// Memory for the bodies of all requests.
+    pub body_room: Arc<Room>,
     /// Bounds on GraphQL documents.
     pub graphql_limits: Limits,
     /// The attempts.
@@ -98,6 +101,7 @@ impl Edge {
             turns: Turns::new(rand::random()),
             catalogue: ArcSwap::default(),
             catalogue_read: watch::channel(false).0,
+            body_room: Room::new(settings.http.body_memory_limit),
             graphql_limits: graphql_limits(&settings),
             bridge: Bridge::new(&settings, now),
             counters: Counters::default(),

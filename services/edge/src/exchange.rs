@@ -4,15 +4,18 @@
 //! takes. Nothing here knows of MCP.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use mcp::{Cause, Failure};
+use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
 use telemetry::RequestId;
 use telemetry::trace::{ServerRequest, Span, TraceContext, tracer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// An answer, complete.
 pub type Response = http::Response<Bytes>;
@@ -26,17 +29,74 @@ pub struct Exchange<'a> {
     pub trace: TraceContext,
     /// When the head had been read.
     pub started: Instant,
+    /// The template of the path: never a client's own words.
+    pub route: &'static str,
     /// The span of the whole HTTP request.
     pub span: Span,
 }
 
 /// How much of a body is taken, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct BodyBounds {
+pub struct BodyBounds<'a> {
     /// Bytes.
     pub limit: u64,
     /// From the first wait to the last byte.
     pub timeout: Duration,
+    /// The memory that it may take from.
+    pub room: &'a Arc<Room>,
+}
+
+/// The memory that the bodies of all requests may hold together.
+///
+/// A body that came in one piece is not counted: it lies in the connection's own buffer.
+#[derive(Debug)]
+pub struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Bytes are counted in units, since a semaphore counts no further than 32 bits at a time.
+    const UNIT_BYTES: usize = 4096;
+
+    /// Room for so many bytes.
+    #[must_use]
+    pub fn new(bytes: u64) -> Arc<Room> {
+        let units = usize::try_from(bytes).unwrap_or(usize::MAX) / Self::UNIT_BYTES;
+        Arc::new(Room(Arc::new(Semaphore::new(
+            units.clamp(1, Semaphore::MAX_PERMITS),
+        ))))
+    }
+
+    /// Takes what a body of `length` bytes needs beyond what `held` has.
+    fn grow(&self, held: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Failure> {
+        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = length.div_ceil(Self::UNIT_BYTES).saturating_sub(has);
+        let full = || Failure::new(Cause::Overloaded).retry_after(COME_BACK);
+        let count = u32::try_from(more).map_err(|_| full())?;
+        let permit = Arc::clone(&self.0)
+            .try_acquire_many_owned(count)
+            .map_err(|_| full())?;
+        match held {
+            Some(held) => held.merge(permit),
+            None => *held = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+/// What Pingora calls a chunk whose size cannot be read.
+const INVALID_CHUNK: ErrorType = ErrorType::new("InvalidChunk");
+/// When to come back after a refusal for want of memory.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// A gathered body; its room is free again when the last of its readers is done.
+struct Gathered {
+    bytes: BytesMut,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Gathered {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<'a> Exchange<'a> {
@@ -51,11 +111,12 @@ impl<'a> Exchange<'a> {
         let id = head.headers.get(mcp::headers::REQUEST_ID);
         let request_id = RequestId::accept(id.map(HeaderValue::as_bytes));
         let trace = TraceContext::accept(&head.headers, |_| sample());
+        let route = route(head.uri.path());
         let span = tracer().server_span(
             &trace,
             &ServerRequest {
                 method: head.method.as_str(),
-                route: route(head.uri.path()),
+                route,
                 request_id: request_id.as_str(),
                 ..ServerRequest::default()
             },
@@ -65,6 +126,7 @@ impl<'a> Exchange<'a> {
             request_id,
             trace,
             started: Instant::now(),
+            route,
             span,
         }
     }
@@ -110,9 +172,10 @@ impl<'a> Exchange<'a> {
     /// Reads the body.
     ///
     /// # Errors
-    /// [`Cause::TooLarge`] as soon as the limit is passed, announced or not; [`Cause::SlowClient`] when
-    /// it does not come in time or breaks off.
-    pub async fn body(&mut self, bounds: BodyBounds) -> Result<Bytes, Failure> {
+    /// [`Cause::TooLarge`] as soon as the limit is passed, announced or not; [`Cause::Overloaded`] when the
+    /// bodies of all requests hold all the memory that is for them; [`Cause::SlowClient`] when it does not
+    /// come in time or breaks off; [`Cause::InvalidRequest`] when its chunks cannot be read.
+    pub async fn body(&mut self, bounds: BodyBounds<'_>) -> Result<Bytes, Failure> {
         let announced = announced_length(self.headers());
         if announced.is_some_and(|length| length > bounds.limit) {
             return Err(too_large(bounds.limit));
@@ -125,31 +188,31 @@ impl<'a> Exchange<'a> {
                 .await
                 .map_err(|_| Failure::new(Cause::SlowClient))?;
         }
-        tokio::time::timeout(bounds.timeout, self.read_body(bounds.limit, announced))
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(Cause::SlowClient)))
+        let read = tokio::time::timeout(bounds.timeout, self.read_body(&bounds)).await;
+        read.unwrap_or_else(|_| {
+            // Nobody knows where the next request would begin.
+            self.session.set_keepalive(None);
+            Err(Failure::new(Cause::SlowClient))
+        })
     }
 
-    async fn read_body(&mut self, limit: u64, announced: Option<u64>) -> Result<Bytes, Failure> {
+    async fn read_body(&mut self, bounds: &BodyBounds<'_>) -> Result<Bytes, Failure> {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
-        let mut length = 0_u64;
-        while let Some(piece) = self
-            .session
-            .read_request_body()
-            .await
-            .map_err(|_| Failure::say(Cause::SlowClient, "the body broke off"))?
-        {
-            length += piece.len() as u64;
-            if length > limit {
-                return Err(too_large(limit));
+        let mut held = None;
+        let mut length = 0_usize;
+        while let Some(piece) = self.read_piece().await? {
+            length += piece.len();
+            if length as u64 > bounds.limit {
+                return Err(too_large(bounds.limit));
+            }
+            if first.is_some() {
+                bounds.room.grow(&mut held, length)?;
             }
             // One piece is the common case, and needs no copy.
             match (&first, rest.is_empty()) {
                 (None, true) => first = Some(piece),
                 (Some(start), true) => {
-                    let capacity = announced.unwrap_or(length).min(limit);
-                    rest.reserve(usize::try_from(capacity).unwrap_or(start.len()));
                     rest.extend_from_slice(start);
                     rest.extend_from_slice(&piece);
                 }
@@ -159,7 +222,26 @@ impl<'a> Exchange<'a> {
         Ok(if rest.is_empty() {
             first.unwrap_or_default()
         } else {
-            rest.freeze()
+            Bytes::from_owner(Gathered {
+                bytes: rest,
+                _held: held,
+            })
+        })
+    }
+
+    async fn read_piece(&mut self) -> Result<Option<Bytes>, Failure> {
+        let piece = self.session.read_request_body().await;
+        piece.map_err(|error| {
+            // Nobody knows where the next request would begin.
+            self.session.set_keepalive(None);
+            if error.etype() == &INVALID_CHUNK {
+                Failure::say(
+                    Cause::InvalidRequest,
+                    "the body's chunks cannot be told apart",
+                )
+            } else {
+                Failure::say(Cause::SlowClient, "the body broke off")
+            }
         })
     }
 

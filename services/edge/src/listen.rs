@@ -17,7 +17,7 @@ use pingora::services::listening::Service;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::server::Server;
+use crate::server::Front;
 
 /// First descriptor that a supervisor passes.
 const FIRST_FD: RawFd = 3;
@@ -96,11 +96,11 @@ fn adopt(fd: RawFd) -> TcpListener {
 pub fn serve(
     name: &str,
     socket: TcpListener,
-    server: Server,
+    front: Front,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let address = socket.local_addr()?.to_string();
-    let mut service = Service::new(name.to_owned(), server);
+    let mut service = Service::new(name.to_owned(), front);
     service.add_listener(
         ListenerConfig::tcp(address.clone())
             .l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES)),

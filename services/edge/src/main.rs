@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 use crate::edge::{Edge, Name};
 use crate::listen::Sockets;
-use crate::server::{Port, Server};
+use crate::server::{Front, Port};
 
 /// Gateway of a SweetMCP fleet.
 #[derive(Debug, Parser)]
@@ -137,11 +137,11 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
 
     // Serve. Probes answer from here on; readiness comes with the first view of the fleet.
     let (stop, stopped) = watch::channel(false);
-    let server = |port| Server::new(Arc::clone(&edge), port);
-    let http = listen::serve("http", sockets.http, server(Port::Public), stopped.clone())?;
+    let front = |port| Front::new(&edge, port);
+    let http = listen::serve("http", sockets.http, front(Port::Public), stopped.clone())?;
     // Never stopped: operators can watch to the end.
     let (_admin_stop, admin_stopped) = watch::channel(false);
-    listen::serve("admin", sockets.admin, server(Port::Admin), admin_stopped)?;
+    listen::serve("admin", sockets.admin, front(Port::Admin), admin_stopped)?;
     let capnp = ingress::capnp::serve(Arc::clone(&edge), sockets.capnp, stopped)?;
 
     let registration = tokio::select! {

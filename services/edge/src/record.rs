@@ -46,7 +46,7 @@ impl<'a> Record<'a> {
         span.set_mcp(
             call.method.label(),
             call.name.as_deref().unwrap_or_default(),
-            "",
+            context.revision(),
         );
         span.set_caller(&caller.tenant, &caller.subject);
         Record {
@@ -148,6 +148,9 @@ impl<'a> Record<'a> {
             subject: &self.caller.subject,
             client_addr: &client,
             protocol: protocol.as_str(),
+            http_method: self.context.http_method(),
+            route: self.context.route(),
+            revision: self.context.revision(),
             mcp_method: self.method,
             tool: self.name.as_deref().unwrap_or_default(),
             status,
@@ -198,6 +201,7 @@ pub fn refused(
         client_addr: &client,
         protocol: protocol.as_str(),
         http_method: exchange.method().as_str(),
+        route: exchange.route,
         status: Some(failure.cause.http_status()),
         outcome: "error",
         origin: failure.cause.origin().as_str(),
@@ -231,6 +235,9 @@ fn tell_undecoded(context: &Context, status: u16, detail: &str) {
         request_id: context.request_id.as_str(),
         trace_id: &context.trace.trace_id().to_string(),
         protocol: context.protocol.as_str(),
+        http_method: context.http_method(),
+        route: context.route(),
+        revision: context.revision(),
         status: Some(status),
         outcome: "error",
         origin: "client",

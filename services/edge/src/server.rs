@@ -3,15 +3,23 @@
 //! One connection serves its requests one after another; a request that cannot be read ends its
 //! connection. While the edge drains, each answer closes its connection, so that clients move on without
 //! ever meeting a refused or reset one.
+//!
+//! HTTP/1.1 and HTTP/2 by prior knowledge share a port; [`Front`] tells them apart by a connection's first
+//! bytes. Pingora would do so too, but waits without end for the 24 bytes of HTTP/2's preface, which a short
+//! request of HTTP/1 does not have.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{
+    HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp,
+};
 use pingora::http::ResponseHeader;
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
+use tracing::Instrument;
 
 use crate::edge::Edge;
 use crate::exchange::{Exchange, Response};
@@ -26,18 +34,60 @@ pub enum Port {
     Admin,
 }
 
-/// Serves one port.
-pub struct Server {
+/// How HTTP/2 begins, and no request of HTTP/1 does.
+const HTTP2_START: &[u8] = b"PRI";
+
+/// One port: connections to the protocol that they speak.
+pub struct Front {
+    http1: Arc<Server>,
+    http2: Arc<Server>,
+}
+
+impl Front {
+    /// Serves a port for `edge`.
+    pub fn new(edge: &Arc<Edge>, port: Port) -> Front {
+        let server = |h2c| Arc::new(Server::new(Arc::clone(edge), port, h2c));
+        Front {
+            http1: server(false),
+            http2: server(true),
+        }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Front {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let http = &self.http1.edge.settings.http;
+        let mut start = [0; HTTP2_START.len()];
+        let wait = http.idle_timeout;
+        let peeked = tokio::time::timeout(wait, stream.try_peek(&mut start)).await;
+        // A connection that says nothing for that long, or is closed, is over.
+        if !peeked.ok()?.ok()? || start != HTTP2_START {
+            return self.http1.process_new(stream, shutdown).await;
+        }
+        let mut preface = [0; 24];
+        let peeked = tokio::time::timeout(http.header_timeout, stream.try_peek(&mut preface)).await;
+        peeked.ok()?.ok()?;
+        self.http2.process_new(stream, shutdown).await
+    }
+}
+
+/// Serves one protocol of a port.
+struct Server {
     edge: Arc<Edge>,
     port: Port,
     options: HttpServerOptions,
 }
 
 impl Server {
-    /// Serves a port for `edge`. HTTP/2 is taken by prior knowledge beside HTTP/1.1.
-    pub fn new(edge: Arc<Edge>, port: Port) -> Server {
+    fn new(edge: Arc<Edge>, port: Port, h2c: bool) -> Server {
         let mut options = HttpServerOptions::default();
-        options.h2c = true;
+        options.h2c = h2c;
+        options.h2_idle_timeout = Some(edge.settings.http.idle_timeout);
         Server {
             edge,
             port,
@@ -81,10 +131,15 @@ impl HttpServerApp for Server {
         let response = {
             let sample = || self.port == Port::Public && self.edge.sample();
             let mut exchange = Exchange::new(&mut session, ingress::template, sample);
-            let response = match self.port {
-                Port::Public => gateway::serve(&self.edge, &mut exchange).await,
-                Port::Admin => Some(admin::serve(&self.edge, &mut exchange).await),
-            }?;
+            // Whatever is logged meanwhile carries the request's ID.
+            let named = telemetry::request_span(exchange.request_id.as_str(), &exchange.trace);
+            let served = async {
+                match self.port {
+                    Port::Public => gateway::serve(&self.edge, &mut exchange).await,
+                    Port::Admin => Some(admin::serve(&self.edge, &mut exchange).await),
+                }
+            };
+            let response = served.instrument(named).await?;
             exchange.span.set_status(response.status().as_u16());
             response
         };

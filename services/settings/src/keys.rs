@@ -97,6 +97,11 @@ const fn millis(min: u64, max: u64) -> Lasting {
 
 const MIB: u64 = 1 << 20;
 
+const BODY: Size = Size {
+    min: 1024,
+    max: 1024 * MIB,
+};
+
 section! {
     /// `[edge]`: where the gateway listens.
     EdgeListen "edge" {
@@ -117,7 +122,17 @@ section! {
     /// `[edge.http]`: bounds on clients' HTTP requests.
     EdgeHttp "edge.http" {
         /// Largest request body.
-        body_limit: u64 = Size { min: 1024, max: 1024 * MIB }, text("10MiB");
+        body_limit: u64 = BODY, text("10MiB");
+        /// Largest body on `/mcp`; `body_limit` if it is not set.
+        body_limit_mcp: Option<u64> = Optional(BODY), none();
+        /// Largest body on `/mcp/v1/jsonrpc`; `body_limit` if it is not set.
+        body_limit_jsonrpc: Option<u64> = Optional(BODY), none();
+        /// Largest body on `/mcp/v1/batch`; `body_limit` if it is not set.
+        body_limit_batch: Option<u64> = Optional(BODY), none();
+        /// Largest body on `/graphql`; `body_limit` if it is not set.
+        body_limit_graphql: Option<u64> = Optional(BODY), none();
+        /// Memory that the bodies of all requests may hold together; past it callers get a retryable 503.
+        body_memory_limit: u64 = Size { min: MIB, max: 1024 * 1024 * MIB }, text("256MiB");
         /// How long a request's head may take to arrive.
         header_timeout: Duration = millis(100, 600), text("10s");
         /// How long a request's body may take to arrive.
@@ -237,7 +252,7 @@ section! {
     /// `[app.http]`: bounds on the app's HTTP requests.
     AppHttp "app.http" {
         /// Largest request body.
-        body_limit: u64 = Size { min: 1024, max: 1024 * MIB }, text("10MiB");
+        body_limit: u64 = BODY, text("10MiB");
         /// How long a request may take.
         request_timeout: Duration = millis(100, 3600), text("30s");
         /// How long a request's head may take to arrive.

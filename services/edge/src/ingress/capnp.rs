@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 use translate::capnp::server::{Authenticate, Done, Execute, bootstrap};
 use translate::capnp::{Asked, CLIENT_NAME, Limits};
 
@@ -172,6 +173,7 @@ impl Door {
         let context = Context::of_rpc(&self.edge, Some(self.client), wait, parent);
         let request_id = context.request_id.as_str().to_owned();
         let edge = Arc::clone(&self.edge);
+        let named = telemetry::request_span(&request_id, &context.trace);
         let work = async move {
             let _under_way = edge.life.enter();
             if !edge.identity.is_current(&caller) {
@@ -185,7 +187,7 @@ impl Door {
                 None => Err(Failure::new(Cause::MethodNotFound)),
             }
         };
-        let task = AbortOnDropHandle::new(self.calls.spawn(work));
+        let task = AbortOnDropHandle::new(self.calls.spawn(work.instrument(named)));
         async move {
             let answer = task
                 .await

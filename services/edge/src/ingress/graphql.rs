@@ -29,7 +29,8 @@ pub(super) async fn serve(
     context: Context,
     caller: Arc<Caller>,
 ) -> Option<Response> {
-    let body = match exchange.body(body_bounds(edge)).await {
+    let bounds = body_bounds(edge, edge.settings.http.body_limit_graphql);
+    let body = match exchange.body(bounds).await {
         Ok(body) => body,
         Err(failure) => return Some(refused(edge, exchange, &failure)),
     };

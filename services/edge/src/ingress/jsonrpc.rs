@@ -42,7 +42,7 @@ pub(super) async fn serve(
     caller: Arc<Caller>,
     takes: Takes,
 ) -> Option<Response> {
-    let body = match read(edge, exchange).await {
+    let body = match read(edge, exchange, takes).await {
         Ok(body) => body,
         Err(failure) => return Some(record::refused(edge, exchange, context.protocol, &failure)),
     };
@@ -67,9 +67,18 @@ pub(super) async fn serve(
     }
 }
 
-async fn read(edge: &Edge, exchange: &mut Exchange<'_>) -> Result<bytes::Bytes, Failure> {
+async fn read(
+    edge: &Edge,
+    exchange: &mut Exchange<'_>,
+    takes: Takes,
+) -> Result<bytes::Bytes, Failure> {
     check_json_post(exchange)?;
-    exchange.body(body_bounds(edge)).await
+    let http = &edge.settings.http;
+    let own_limit = match takes {
+        Takes::OneOrMany => http.body_limit_jsonrpc,
+        Takes::Many => http.body_limit_batch,
+    };
+    exchange.body(body_bounds(edge, own_limit)).await
 }
 
 /// The HTTP body as a whole cannot be served.

@@ -43,6 +43,7 @@ pub(super) async fn serve(
     };
     match era {
         Spoken::Modern(head) => {
+            context.revision = Some(Revision::LATEST);
             let answer = modern(edge, &context, &caller, &head, &body);
             tokio::select! {
                 response = answer => Some(response),
@@ -52,6 +53,7 @@ pub(super) async fn serve(
         Spoken::Handshake => Some(handshake(edge, &context, &caller, &body).await),
         Spoken::Legacy(session) => {
             context.sticky = Some(first_u64(&session.id));
+            context.revision = Some(session.revision);
             Some(legacy(edge, &context, &caller, &session, &body).await)
         }
     }
@@ -77,14 +79,15 @@ async fn read(
     caller: &Caller,
 ) -> Result<(Spoken, Bytes), Failure> {
     check_json_post(exchange)?;
+    let bounds = body_bounds(edge, edge.settings.http.body_limit_mcp);
     let version = version(exchange)?;
     if version.map(Revision::era) == Some(Era::Modern) {
         let head = read_head(exchange)?;
-        let body = exchange.body(body_bounds(edge)).await?;
+        let body = exchange.body(bounds).await?;
         return Ok((Spoken::Modern(head), body));
     }
     let token = exchange.header(SESSION_ID).map(str::to_owned);
-    let body = exchange.body(body_bounds(edge)).await?;
+    let body = exchange.body(bounds).await?;
     if is_initialize(&body) {
         return Ok((Spoken::Handshake, body));
     }

@@ -156,10 +156,13 @@ pub fn authorization<'x>(exchange: &'x Exchange<'_>) -> Option<&'x [u8]> {
         .map(http::HeaderValue::as_bytes)
 }
 
-fn body_bounds(edge: &Edge) -> BodyBounds {
+/// Bounds of an endpoint's bodies: its own limit, or that of all.
+fn body_bounds(edge: &Edge, own_limit: Option<u64>) -> BodyBounds<'_> {
+    let http = &edge.settings.http;
     BodyBounds {
-        limit: edge.settings.http.body_limit,
-        timeout: edge.settings.http.body_timeout,
+        limit: own_limit.unwrap_or(http.body_limit),
+        timeout: http.body_timeout,
+        room: &edge.body_room,
     }
 }
 
