@@ -116,6 +116,16 @@ async fn python_typescript_graphql_and_capnp_clients_call_a_tool() -> Result<()>
 }
 
 #[tokio::test]
+async fn the_audit_of_graphql_over_http_finds_nothing() -> Result<()> {
+    let fleet = Fleet::up("[fleet]\napps = 1\n").await?;
+    let url = &fleet.status.endpoints.graphql;
+    let said = in_node("graphql_audit.mjs", &[url, &fleet.token]).await?;
+    assert_eq!(said["broken"], serde_json::json!([]), "{said:#}");
+    assert!(said["audits"].as_u64().is_some_and(|n| n >= 61), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn servers_from_npm_stand_behind_the_app() -> Result<()> {
     let folder = tempdir()?;
     std::fs::write(folder.join("note.txt"), "kept")?;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::{Answer, Fleet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const INIT: &str = "initialize";
 
@@ -223,6 +224,77 @@ async fn graphql(fleet: &Fleet) -> Result<()> {
     let broken = client.post_json(url, &query("{ nope }")).await?;
     assert_eq!(broken.status, 400, "{}", broken.text);
     assert!(broken.json["errors"][0]["locations"].is_array());
+    Ok(())
+}
+
+/// One tool of each built-in set; only fetching wants a host to be named first.
+#[tokio::test]
+async fn a_fresh_fleet_serves_tools_that_do_something() -> Result<()> {
+    let page = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let host = page.local_addr()?.to_string();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = page.accept().await {
+            let mut head = [0; 4096];
+            let _ = socket.read(&mut head).await;
+            let answer =
+                "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Type: text/plain\r\n\r\nfetched";
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    let fleet = Fleet::up(&format!(
+        "[fleet]\napps = 1\n[[plugin]]\nname = \"web\"\nkind = \"builtin\"\nset = \"http\"\nallow_hosts = [\"{host}\"]\n"
+    ))
+    .await?;
+    let fetch = |host: &str| json!({"url": format!("http://{host}/")});
+    for (tool, arguments, part) in [
+        (
+            "time_convert",
+            json!({"time": "2026-07-01T12:00:00Z", "to": "Europe/Berlin"}),
+            "14:00:00",
+        ),
+        (
+            "text_replace",
+            json!({"text": "one two", "pattern": "two", "replacement": "three"}),
+            "one three",
+        ),
+        (
+            "json_query",
+            json!({"document": {"a": [1, 22]}, "path": "$.a[1]"}),
+            "22",
+        ),
+        ("hash_digest", json!({"text": "abc"}), "ba7816bf"),
+        (
+            "sqlite_query",
+            json!({"sql": "SELECT 6 * 7 AS answer"}),
+            "42",
+        ),
+        (
+            "files_write",
+            json!({"path": "note.txt", "text": "kept", "mode": "create"}),
+            "note.txt",
+        ),
+        ("files_read", json!({"path": "note.txt"}), "kept"),
+        ("web_fetch", fetch(&host), "fetched"),
+    ] {
+        let said = fleet.call_tool(tool, arguments).await?;
+        assert!(said.to_string().contains(part), "{tool}: {said}");
+    }
+    let admin = fleet.status.endpoints.admin.trim_start_matches("http://");
+    for (tool, arguments) in [
+        ("web_fetch", fetch(admin)),
+        ("files_read", json!({"path": "../keys/jwt.pk8"})),
+    ] {
+        let params = json!({"name": tool, "arguments": arguments});
+        let refused = fleet
+            .client()
+            .mcp(&fleet.status.endpoints.mcp, "tools/call", params)
+            .await?;
+        assert_eq!(
+            refused.json["result"]["isError"], true,
+            "{tool}: {}",
+            refused.text
+        );
+    }
     Ok(())
 }
 

@@ -178,6 +178,192 @@ async fn a_body_past_the_limit_is_413_announced_or_not() -> Result<()> {
 }
 
 #[tokio::test]
+async fn short_requests_are_answered_and_silent_or_broken_connections_end() -> Result<()> {
+    let fleet = Fleet::up(&GENEROUS.replace(
+        "[fleet]",
+        "[edge.http]\nheader_timeout = \"300ms\"\nidle_timeout = \"1s\"\n[fleet]",
+    ))
+    .await?;
+    let good = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let host = "Host: x\r\n";
+    let auth = format!(
+        "Authorization: Bearer {}\r\nContent-Type: application/json\r\n",
+        fleet.token
+    );
+    let broken = format!(
+        "POST /mcp/v1/jsonrpc HTTP/1.1\r\n{host}{auth}Transfer-Encoding: chunked\r\n\r\nzz\r\n{{}}\r\n"
+    );
+    for (sent, starts) in [
+        // Shorter than the preface of HTTP/2, for which nobody must wait.
+        ("GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 404"),
+        ("", ""),
+        ("P", ""),
+        ("PRI * HTTP/2.0", ""),
+        ("GET /mcp HT", ""),
+        ("\u{1}\u{2}\u{3}\u{4}\r\n\r\n", "HTTP/1.1 400"),
+        (&broken, "HTTP/1.1 400"),
+    ] {
+        let mut socket = Keepalive::connect(&fleet).await?.socket;
+        socket.write_all(sent.as_bytes()).await?;
+        let mut answer = Vec::new();
+        let ended = socket.read_to_end(&mut answer);
+        tokio::time::timeout(std::time::Duration::from_secs(20), ended)
+            .await
+            .with_context(|| format!("still open after {sent:?}"))??;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(starts), "{sent:?}: {answer}");
+    }
+    let (status, _) = Keepalive::connect(&fleet)
+        .await?
+        .post("/mcp/v1/jsonrpc", good)
+        .await?;
+    assert_eq!(status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_endpoint_may_have_a_body_limit_of_its_own() -> Result<()> {
+    let limits = "[edge.http]\nbody_limit_mcp = \"4KiB\"\nbody_limit_jsonrpc = \"8KiB\"\nbody_limit_batch = \"16KiB\"\nbody_limit_graphql = \"32KiB\"\n[fleet]";
+    let fleet = Fleet::up(&GENEROUS.replace("[fleet]", limits)).await?;
+    for (path, kib) in [
+        ("/mcp", 4),
+        ("/mcp/v1/jsonrpc", 8),
+        ("/mcp/v1/batch", 16),
+        ("/graphql", 32),
+    ] {
+        let mut socket = Keepalive::connect(&fleet).await?;
+        let (fits, text) = socket.post(path, &vec![b' '; kib << 10]).await?;
+        assert_eq!(fits, 400, "{path}: {text}");
+        let (over, text) = socket.post(path, &vec![b' '; (kib << 10) + 1]).await?;
+        assert_eq!(over, 413, "{path}: {text}");
+    }
+    Ok(())
+}
+
+/// Most memory that a process has held, in KiB.
+fn peak_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.context("no VmHWM")?.trim().parse()?)
+}
+
+#[tokio::test]
+async fn a_thousand_clients_with_oversized_bodies_fill_no_memory() -> Result<()> {
+    let limits = "[edge.http]\nbody_limit = \"256KiB\"\nbody_memory_limit = \"8MiB\"\n[fleet]";
+    let fleet = Fleet::up(&GENEROUS.replace("[fleet]", limits)).await?;
+    let edge = fleet
+        .status
+        .instances
+        .iter()
+        .find(|i| i.role == "edge")
+        .context("an edge")?
+        .pid;
+    fleet.call_tool("time_now", json!({})).await?;
+    let before = peak_kib(edge)?;
+    let head = format!(
+        "POST /mcp/v1/jsonrpc HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        fleet.token
+    );
+    let piece = [b"10000\r\n", &[b' '; 0x10000][..], b"\r\n"].concat();
+    // All are open before any goes on, so that all bodies are under way at once.
+    let mut sockets = Vec::new();
+    for _ in 0..1000 {
+        let mut socket = Keepalive::connect(&fleet).await?.socket;
+        socket.write_all(head.as_bytes()).await?;
+        sockets.push(socket);
+    }
+    let answers = sockets.into_iter().map(|mut socket| {
+        let piece = piece.clone();
+        async move {
+            let (mut reader, mut writer) = socket.split();
+            let write = async {
+                for _ in 0..5 {
+                    writer.write_all(&piece).await?;
+                }
+                writer.write_all(b"0\r\n\r\n").await
+            };
+            let (answer, _) = tokio::join!(read_answer(&mut reader), write);
+            answer.map(|(status, _)| status)
+        }
+    });
+    let answers: Vec<u16> = futures::future::try_join_all(answers).await?;
+    // Too large, or no room to find out.
+    assert!(
+        answers.iter().all(|status| [413, 503].contains(status)),
+        "{answers:?}"
+    );
+    assert!(answers.contains(&413));
+    let grown = peak_kib(edge)? - before;
+    // Connections and their buffers, and 8 MiB of bodies; all bodies together would be 320 MB.
+    assert!(grown < 160 << 10, "{grown} KiB more");
+    fleet.call_tool("time_now", json!({})).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_entry_of_a_batch_is_charged_alone() -> Result<()> {
+    let fleet = Fleet::up(&format!(
+        "{GENEROUS}[edge.rate]\nper_second = 1\nburst = 5\n"
+    ))
+    .await?;
+    let entry = |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "tools/list"});
+    let batch: Vec<Value> = (0..40).map(entry).collect();
+    let answer = fleet
+        .client()
+        .post_json(&fleet.status.endpoints.batch, &json!(batch))
+        .await?;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let entries = answer.json.as_array().context("an array")?;
+    let ids: Vec<u64> = entries.iter().filter_map(|e| e["id"].as_u64()).collect();
+    assert_eq!(ids, (0..40).collect::<Vec<_>>());
+    let served = entries.iter().filter(|e| e["result"].is_object()).count();
+    let limited = entries
+        .iter()
+        .filter(|e| e["error"]["code"] == -31429)
+        .count();
+    // Five at once, and one more for each second that it took.
+    assert!((5..20).contains(&served), "{served} of 40 were served");
+    assert_eq!(served + limited, 40, "{}", answer.text);
+    Ok(())
+}
+
+#[tokio::test]
+async fn garbage_on_the_capnp_port_harms_its_own_connection_alone() -> Result<()> {
+    let fleet = Fleet::up(GENEROUS).await?;
+    let address = &fleet.status.endpoints.capnp;
+    let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|w| w.to_le_bytes()).collect() };
+    for (case, bytes) in [
+        ("text", b"GET / HTTP/1.1\r\n\r\n".repeat(8)),
+        (
+            "a message past the limit",
+            words(&[0x1000_0000 << 32, 0, 0]),
+        ),
+        ("too many segments", words(&[0xffff_fff0])),
+        (
+            "a pointer out of bounds",
+            words(&[1 << 32, 0x7fff_ffff_0000_0000]),
+        ),
+        (
+            "a pointer to itself",
+            words(&[1 << 32, 0x0001_0000_ffff_fffc]),
+        ),
+    ] {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(&bytes).await.context(case)?;
+        socket.shutdown().await.context(case)?;
+        let mut answer = Vec::new();
+        let ended = socket.read_to_end(&mut answer);
+        // An abort message or none, reset or not: but the connection ends.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(20), ended)
+            .await
+            .with_context(|| format!("{case}: still open"))?;
+        fleet.call_tool("time_now", json!({})).await.context(case)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn strange_origins_and_methods_are_refused() -> Result<()> {
     let fleet = Fleet::up(GENEROUS).await?;
     let url = &fleet.status.endpoints.mcp;

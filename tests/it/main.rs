@@ -16,3 +16,4 @@ mod hostile;
 mod loadtest;
 mod seeds;
 mod supervision;
+mod telling;

@@ -179,6 +179,43 @@ impl Drop for Record<'_> {
     }
 }
 
+/// A message that the edge itself answered, well: a ping, a notification, a document without a call.
+/// `method` is the message's label, empty where there is none.
+pub fn answered_here(
+    edge: &Edge,
+    context: &Context,
+    caller: &Caller,
+    method: &'static str,
+    status: u16,
+) {
+    let took = context.started.elapsed();
+    let protocol = context.protocol.as_str();
+    let label = if method.is_empty() { "none" } else { method };
+    edge.metrics.call(protocol, label, "ok", "", took);
+    let client = context
+        .client_addr
+        .map(|a| a.ip().to_string())
+        .unwrap_or_default();
+    AccessLine {
+        request_id: context.request_id.as_str(),
+        trace_id: &context.trace.trace_id().to_string(),
+        tenant: &caller.tenant,
+        subject: &caller.subject,
+        client_addr: &client,
+        protocol,
+        http_method: context.http_method(),
+        route: context.route(),
+        revision: context.revision(),
+        mcp_method: method,
+        status: Some(status),
+        outcome: "ok",
+        duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        attempts: Some(0),
+        ..AccessLine::default()
+    }
+    .emit();
+}
+
 /// An HTTP request that never became a call: its answer, told of.
 pub fn refused(
     edge: &Edge,

@@ -110,7 +110,11 @@ async fn one(
                 ),
             }
         }
-        Message::Notification { .. } | Message::Response { .. } => empty(StatusCode::ACCEPTED),
+        Message::Notification { method, .. } => {
+            notified(edge, context, caller, &method);
+            empty(StatusCode::ACCEPTED)
+        }
+        Message::Response { .. } => empty(StatusCode::ACCEPTED),
     }
 }
 
@@ -150,7 +154,11 @@ async fn entry_answer(
             let answer = request(edge, context, caller, &id, &method, params).await;
             Some(answer.unwrap_or_else(|f| f.to_json_rpc(Some(&id), context.request_id.as_str())))
         }
-        Ok(Message::Notification { .. } | Message::Response { .. }) => None,
+        Ok(Message::Notification { method, .. }) => {
+            notified(edge, context, caller, &method);
+            None
+        }
+        Ok(Message::Response { .. }) => None,
         Err(refused) => {
             record::undecoded(edge, context, &refused.failure);
             Some(
@@ -160,6 +168,12 @@ async fn entry_answer(
             )
         }
     }
+}
+
+/// Takes note of a notification, which wants no answer.
+pub(super) fn notified(edge: &Edge, context: &Context, caller: &Caller, method: &str) {
+    let label = Method::parse(method).label();
+    record::answered_here(edge, context, caller, label, StatusCode::ACCEPTED.as_u16());
 }
 
 /// Runs one request; the response message with the request's own id.
@@ -175,6 +189,7 @@ async fn request(
     if method == Method::Ping {
         let nothing =
             RawValue::from_string("{}".to_owned()).map_err(|_| Failure::new(Cause::Internal))?;
+        record::answered_here(edge, context, caller, method.label(), 200);
         return Ok(envelope::write_result(id, &nothing));
     }
     if method == Method::Initialize {

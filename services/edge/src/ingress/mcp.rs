@@ -258,6 +258,7 @@ async fn modern(
         );
     }
     if id.is_none() {
+        record::answered_here(edge, context, caller, method.label(), 202);
         // Notifications of a stateless client tell nothing that outlives their POST.
         return empty(StatusCode::ACCEPTED);
     }
@@ -366,7 +367,11 @@ async fn legacy(
                 Err(failure) => legacy_failure(&failure, &id, context),
             }
         }
-        Ok(Body::One(Ok(_))) => empty(StatusCode::ACCEPTED),
+        Ok(Body::One(Ok(Message::Notification { method, .. }))) => {
+            super::jsonrpc::notified(edge, context, caller, &method);
+            empty(StatusCode::ACCEPTED)
+        }
+        Ok(Body::One(Ok(Message::Response { .. }))) => empty(StatusCode::ACCEPTED),
         Ok(Body::Batch(_)) if !session.revision.takes_batches() => refuse(Refused {
             id: None,
             failure: Failure::say(
@@ -395,7 +400,10 @@ async fn batch(
                         .unwrap_or_else(|f| f.to_json_rpc(Some(&id), context.request_id.as_str())),
                 );
             }
-            Ok(_) => {}
+            Ok(Message::Notification { method, .. }) => {
+                super::jsonrpc::notified(edge, context, caller, &method);
+            }
+            Ok(Message::Response { .. }) => {}
             Err(refused) => {
                 record::undecoded(edge, context, &refused.failure);
                 answers.push(
@@ -427,6 +435,7 @@ async fn request(
         Method::Ping => {
             let nothing = RawValue::from_string("{}".to_owned())
                 .map_err(|_| Failure::new(Cause::Internal))?;
+            record::answered_here(edge, context, caller, method.label(), 200);
             return Ok(envelope::write_result(id, &nothing));
         }
         Method::Initialize | Method::Discover => {

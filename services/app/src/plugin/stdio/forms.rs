@@ -59,9 +59,15 @@ fn meta_for_child(
     }
     meta.set(META_REQUEST_ID, string(context.request_id.as_str())?);
     meta.set("traceparent", string(&context.trace.child().traceparent())?);
-    match context.trace.tracestate() {
-        Some(state) => meta.set("tracestate", string(state)?),
-        None => meta.remove("tracestate"),
+    let rest = [
+        ("tracestate", context.trace.tracestate()),
+        ("baggage", context.trace.baggage()),
+    ];
+    for (member, value) in rest {
+        match value {
+            Some(value) => meta.set(member, string(value)?),
+            None => meta.remove(member),
+        }
     }
     Ok(meta.to_raw())
 }
