@@ -10,6 +10,7 @@ mod tidy;
 
 mod adoption;
 mod clients;
+mod configuration;
 mod deploys;
 mod front_doors;
 mod hostile;

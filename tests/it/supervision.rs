@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use testkit::{Fleet, eventually};
+use tokio::io::AsyncBufReadExt;
 
 #[tokio::test]
 async fn killed_processes_are_back_within_two_seconds() -> Result<()> {
@@ -69,6 +70,36 @@ async fn a_token_is_asked_for_what_it_may() -> Result<()> {
         .mcp(&fleet.status.endpoints.mcp, "tools/list", json!({}))
         .await?;
     assert_eq!(first.status, 200, "{}", first.text);
+    Ok(())
+}
+
+#[tokio::test]
+async fn logs_are_followed_as_they_are_written() -> Result<()> {
+    let fleet = Fleet::up("[fleet]\napps = 1\n").await?;
+    let mut following = fleet
+        .command(&["logs", "-f", "-o", "json", "edge-1"])?
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let stdout = following.stdout.take().context("stdout")?;
+    let mut lines = tokio::io::BufReader::new(stdout).lines();
+    // It has begun to follow once it has shown what was there.
+    lines.next_line().await?.context("no line of the past")?;
+    let request = fleet.client().post(&fleet.status.endpoints.jsonrpc);
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    let request = request.header("x-request-id", "followed").json(&body);
+    assert_eq!(fleet.client().send(request).await?.status, 200);
+    let found = async {
+        while let Some(line) = lines.next_line().await? {
+            let line: serde_json::Value = serde_json::from_str(&line)?;
+            if line["request_id"] == "followed" {
+                return Ok(line);
+            }
+        }
+        anyhow::bail!("the log ended")
+    };
+    let line = tokio::time::timeout(Duration::from_secs(20), found).await??;
+    assert_eq!(line["instance"], "edge-1");
     Ok(())
 }
 
