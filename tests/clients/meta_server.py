@@ -1,4 +1,4 @@
-"""An MCP server of 2025-11-25 over standard input and output whose one tool tells the `_meta` that it was called with."""
+"""An MCP server of 2025-11-25 over standard input and output whose one tool tells the `_meta` that it was called with, or fails when asked to."""
 
 import json
 import sys
@@ -15,6 +15,8 @@ for line in sys.stdin:
         answer = {"result": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}}
     elif method == "tools/list":
         answer = {"result": {"tools": [TOOL]}}
+    elif method == "tools/call" and params.get("arguments", {}).get("fail"):
+        answer = {"error": {"code": -32050, "message": "asked to fail"}}
     elif method == "tools/call":
         answer = {"result": {"content": [{"type": "text", "text": json.dumps(params.get("_meta"))}]}}
     elif method == "ping":

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use testkit::{Answer, Fleet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::telling::meta_plugin;
+
 const INIT: &str = "initialize";
 
 /// Opens a session of the older era; the answer and its session.
@@ -295,6 +297,46 @@ async fn a_fresh_fleet_serves_tools_that_do_something() -> Result<()> {
             refused.text
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn graphql_errors_say_what_where_and_of_which_request() -> Result<()> {
+    let fleet = Fleet::up(&format!("[fleet]\napps = 1\n{}", meta_plugin())).await?;
+    let ask = async |query: &str| {
+        let body = json!({"query": query});
+        fleet
+            .client()
+            .post_json(&fleet.status.endpoints.graphql, &body)
+            .await
+    };
+    for (query, status) in [("{ unclosed", 400), ("{ nope }", 400)] {
+        let answer = ask(query).await?;
+        let error = &answer.json["errors"][0];
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert!(error["locations"][0]["line"].is_u64(), "{}", answer.text);
+    }
+    // A call that failed is an error, a tool that failed is data.
+    let refused =
+        ask(r#"mutation { callTool(name: "meta", arguments: {fail: true}) { isError } }"#).await?;
+    let extensions = &refused.json["errors"][0]["extensions"];
+    assert_eq!(refused.status, 200, "{}", refused.text);
+    assert_eq!(extensions["mcpCode"], -32050, "{}", refused.text);
+    assert!(extensions["code"].is_string(), "{}", refused.text);
+    assert_eq!(
+        extensions["requestId"],
+        refused.header("x-request-id"),
+        "{}",
+        refused.text
+    );
+    let failed =
+        ask(r#"{ callTool(name: "json_format", arguments: {text: "{"}) { isError } }"#).await?;
+    assert_eq!(
+        failed.json["data"]["callTool"]["isError"], true,
+        "{}",
+        failed.text
+    );
+    assert!(failed.json["errors"].is_null(), "{}", failed.text);
     Ok(())
 }
 

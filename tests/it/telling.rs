@@ -16,7 +16,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A plugin that tells with which `_meta` it was called.
-fn meta_plugin() -> String {
+pub(crate) fn meta_plugin() -> String {
     let server = workspace().join("tests/clients/meta_server.py");
     format!(
         "[[plugin]]\nname = \"meta\"\nprefix = \"\"\nkind = \"stdio\"\ncommand = \"python3\"\nargs = [\"{}\"]\n",
@@ -106,6 +106,18 @@ async fn a_requests_id_is_the_same_everywhere() -> Result<()> {
         (&app["subject"], &app["tool"]),
         (&edge["subject"], &edge["tool"])
     );
+
+    let documented = std::fs::read_to_string(workspace().join("runbooks/reading-logs.md"))?;
+    for field in [edge, app]
+        .iter()
+        .filter_map(|line| line.as_object())
+        .flat_map(|l| l.keys())
+    {
+        assert!(
+            documented.contains(&format!("| `{field}` |")),
+            "{field} is not documented"
+        );
+    }
 
     // What fails, and what the edge answers by itself, is told of as well.
     for (id, body, status, method) in [
@@ -240,5 +252,12 @@ async fn a_trace_goes_from_the_client_through_each_attempt_to_the_plugin() -> Re
     let call = parent(attempt).context("the attempt has no parent here")?;
     let request = parent(call).context("the call has no parent here")?;
     assert_eq!(request["parentSpanId"], "00f067aa0ba902b7");
+    let id = answer.header("x-request-id");
+    for span in seen.values() {
+        assert!(
+            span["attributes"].to_string().contains(id),
+            "{span:#} is not of {id}"
+        );
+    }
     Ok(())
 }

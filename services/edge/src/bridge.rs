@@ -151,6 +151,7 @@ async fn attempt(
             address: &backend.address,
         },
     );
+    span.set_request_id(context.request_id.as_str());
     let left = attempts_left(route.repeat, edge.bridge.rules.attempts_max, number);
     let result = match context.deadline.attempt(left, began) {
         None => Err(Broken::TimedOut),

@@ -49,6 +49,7 @@ impl<'a> Record<'a> {
             context.revision(),
         );
         span.set_caller(&caller.tenant, &caller.subject);
+        span.set_request_id(context.request_id.as_str());
         Record {
             edge,
             context,

@@ -113,7 +113,7 @@ impl Tracer {
             span.set("http.request.method", method.unwrap_or("_OTHER"));
             span.set_text("http.route", request.route);
             span.set_text("client.address", request.client_addr);
-            span.set_text("sweetmcp.request_id", request.request_id);
+            span.set_request_id(request.request_id);
             span.set_text("sweetmcp.protocol", request.protocol);
         }
         span
@@ -165,6 +165,11 @@ impl Span {
         if self.is_recording() && !text.is_empty() {
             self.set(key, bounded(text, TEXT_CHARS_MAX).0.to_owned());
         }
+    }
+
+    /// Says which request this is a part of.
+    pub fn set_request_id(&mut self, request_id: &str) {
+        self.set_text("sweetmcp.request_id", request_id);
     }
 
     /// Says who asked.
