@@ -8,7 +8,7 @@ use testkit::{binary, python, workspace};
 use tokio::process::Command;
 
 async fn sweetops(args: &[&str]) -> Result<Output> {
-    let state = workspace().join("target/test-fleets/never-started");
+    let state = workspace().join("target/test-fleets/configuration");
     let mut command = Command::new(binary("sweetops")?);
     command.args(args).env("SWEETOPS_STATE", state);
     Ok(command.kill_on_drop(true).output().await?)
