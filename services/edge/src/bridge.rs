@@ -137,7 +137,7 @@ async fn attempt(
     tried: &mut Vec<BackendId>,
 ) -> Option<Attempted> {
     let began = Instant::now();
-    let pick = route.view.pick(release, tried, began)?;
+    let pick = route.view.pick(release, &route.call, tried, began)?;
     let backend = Arc::clone(pick.backend());
     let number = record.attempt(&backend.name, &backend.release);
     tried.push(pick.id());

@@ -8,13 +8,14 @@
 //! acknowledged. A share whose lease has run out falls back to the stable release without a word from
 //! anybody; the edge then says so in its acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use admin_api::{BackendState, BackendStatus};
 use arc_swap::{ArcSwap, Guard};
 use http::Uri;
+use mcp::Call;
 use policy::balance::{self, BackendId, Facts, Member, Pick, Pool};
 use policy::health::{self, Change, Outcome, State};
 use policy::split::Split;
@@ -25,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::edge::Edge;
+use crate::gaps::Gaps;
 
 /// How long a starting edge waits for apps before it says that it is ready all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +54,7 @@ pub struct View {
     expired: bool,
     split: Option<Split>,
     pools: BTreeMap<Arc<str>, Arc<Instances>>,
+    gaps: BTreeMap<Arc<str>, Gaps>,
     fleet: Arc<Fleet>,
 }
 
@@ -117,15 +120,28 @@ impl View {
             .is_some_and(|pool| pool.usable(Instant::now()) > 0)
     }
 
-    /// Takes an instance of a release, if possible none of those in `avoid`.
-    pub fn pick(&self, release: &str, avoid: &[BackendId], now: Instant) -> Option<Held> {
-        let facts = Facts {
-            now,
-            random: rand::rng().random(),
-            avoid,
-        };
+    /// Takes an instance of a release for a call, if possible one that was not tried and lacks nothing of what the
+    /// call is about.
+    pub fn pick(
+        &self,
+        release: &str,
+        call: &Call,
+        tried: &[BackendId],
+        now: Instant,
+    ) -> Option<Held> {
+        let gaps = self.gaps.get(release);
+        let lacking = gaps.map_or(&[][..], |g| g.to_avoid(&call.method, call.name.as_deref()));
         let pool = self.pools.get(release)?;
-        pool.pick(&facts).map(|pick| Held(pick, now))
+        let pick = |avoid| {
+            let random = rand::rng().random();
+            pool.pick(&Facts { now, random, avoid })
+        };
+        let picked = if lacking.is_empty() {
+            pick(tried)
+        } else {
+            pick(&[tried, lacking].concat())
+        };
+        picked.map(|picked| Held(picked, now))
     }
 
     /// Every instance, for operators.
@@ -325,14 +341,39 @@ fn view(
         let apps = fleet.ready_apps(&release).iter();
         pool.set_members(apps.filter_map(|app| member(app, &name)), now);
     }
+    let gaps = pools
+        .iter()
+        .map(|(release, pool)| {
+            (
+                Arc::clone(release),
+                gaps(pool, fleet.ready_apps(release), now),
+            )
+        })
+        .collect();
     let traffic = fleet.traffic.as_deref();
     View {
+        gaps,
         generation: fleet.generation,
         expired: traffic.is_some_and(|t| t.has_expired(now_ms)),
         split: traffic.and_then(|t| split(t, now_ms)),
         pools: pools.clone(),
         fleet,
     }
+}
+
+/// What instances of a release lack.
+fn gaps(pool: &Instances, apps: &[Arc<Instance>], now: Instant) -> Gaps {
+    let ids: HashMap<String, BackendId> = pool
+        .status(now)
+        .into_iter()
+        .map(|status| (status.key, status.id))
+        .collect();
+    let known = |app: &'_ Arc<Instance>| ids.get(&key(app)).copied();
+    let known: Vec<(BackendId, &Instance)> = apps
+        .iter()
+        .filter_map(|app| Some((known(app)?, &**app)))
+        .collect();
+    Gaps::among(&known)
 }
 
 /// The split of a traffic record at a moment. One that contradicts itself sends all calls to stable.

@@ -14,6 +14,7 @@ mod edge;
 mod egress;
 mod exchange;
 mod fleet;
+mod gaps;
 mod gateway;
 mod identity;
 mod ingress;

@@ -1,7 +1,8 @@
 //! Checks a candidate before any user meets it: each instance is called directly, past the edges.
 //!
 //! An instance passes when it lists tools and answers a call of a harmless one, and has every plugin that the
-//! stable release has working.
+//! stable release has working. A plugin may need longer than its instance, so one that does not work is looked at
+//! again until the rollout loses patience.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub(super) async fn verify(
             .filter(|name| expected.contains(name) && !found.contains(name))
             .collect();
         if !broken.is_empty() {
-            return Verification::Failed {
+            return Verification::Unreachable {
                 reason: format!(
                     "{}: plugin {} does not work",
                     candidate.name,
@@ -187,7 +188,7 @@ mod tests {
         let broken = instance("app-c-1", "c", PluginPhase::Failed);
         let found = verify("c", Some("s"), &[stable.clone(), broken.clone()]).await;
         let reason = "app-c-1: plugin files does not work".to_owned();
-        assert_eq!(found, Verification::Failed { reason });
+        assert_eq!(found, Verification::Unreachable { reason });
         // One that has never worked is not the candidate's fault; nobody listens there, though.
         let found = verify("c", None, &[broken]).await;
         assert!(

@@ -11,7 +11,7 @@ async fn app(mood: &str) -> App {
 
 #[tokio::test]
 async fn every_way_of_meeting_leads_to_service() {
-    for mood in ["legacy", "modern", "silent", "shy"] {
+    for mood in ["legacy", "modern", "silent", "shy", "late"] {
         let app = app(mood).await;
         assert!(
             app.until_answered("rude_pid").await.said().is_number(),

@@ -4,6 +4,7 @@ import json, os, subprocess, sys, time
 mood = sys.argv[1] if len(sys.argv) > 1 else "legacy"
 names = ["pid", "env", "meta", "hang", "cancelled", "die", "huge", "garbage", "ask", "fork", "grow"]
 cancelled = []
+hurried = False
 
 
 def send(message):
@@ -67,8 +68,15 @@ while True:
             send({"id": id, "result": {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}})
         elif mood == "shy":
             sys.exit(0)
+        elif mood == "late" and not hurried:
+            pass  # reads it, and is too busy to answer in time
+        elif mood == "late":
+            send({"id": id, "result": {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}})
         elif mood != "silent":
             send({"id": id, "error": {"code": -32601, "message": "no such method"}})
+    elif method == "initialize" and mood == "late":
+        hurried = True
+        send({"id": id, "error": {"code": -32022, "message": "too late", "data": {"supported": ["2026-07-28"]}}})
     elif method == "initialize":
         send({"id": id, "result": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {"listChanged": True}}, "serverInfo": {"name": "rude", "version": "0"}}})
     elif method == "ping":

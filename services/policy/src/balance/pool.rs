@@ -67,6 +67,8 @@ pub struct Facts<'a> {
 /// One instance as a report shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
+    /// Names it, for [`Facts::avoid`].
+    pub id: BackendId,
     /// Its key.
     pub key: String,
     /// Whether it may be used.
@@ -328,6 +330,7 @@ impl<T> Backend<T> {
     fn status(&self, now: u64) -> Status {
         let draining = self.draining.load(Ordering::Relaxed);
         Status {
+            id: self.id,
             key: self.key.clone(),
             state: if draining {
                 State::Draining

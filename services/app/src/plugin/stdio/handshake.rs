@@ -1,7 +1,8 @@
 //! Meeting a child: which era it speaks, what it can do, what it offers.
 //!
 //! The order is the one that the specification gives dual-era clients: `server/discover` first; a child that answers it with
-//! an error, or not at all for [`PROBE`], is asked to `initialize`.
+//! an error, or not at all for [`PROBE`], is asked to `initialize`. One that was only slow, and then refuses to go back to
+//! the older era (-32022), is asked to `server/discover` once more.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ use crate::plugin::{Answer, Freshness, Item, Listing, Scope};
 
 /// How long a child may take to answer `server/discover`.
 pub const PROBE: Duration = Duration::from_secs(2);
+/// The code of an error that says so of a revision.
+const UNSUPPORTED_VERSION: i64 = -32022;
 /// How many pages one list may have.
 const PAGES_MAX: usize = 100;
 /// How many things one list may have.
@@ -42,6 +45,8 @@ pub(crate) enum HandshakeError {
     Refused {
         /// What was asked.
         method: &'static str,
+        /// The error's code, if it has one.
+        code: Option<i64>,
         /// The error object, cut short.
         error: String,
     },
@@ -53,6 +58,24 @@ pub(crate) enum HandshakeError {
         /// What is wrong.
         detail: String,
     },
+}
+
+impl HandshakeError {
+    /// Tells whether the child speaks no revision that has a handshake.
+    fn wants_the_newest(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                code: Some(UNSUPPORTED_VERSION),
+                ..
+            }
+        )
+    }
+}
+
+fn code_of(error: &RawValue) -> Option<i64> {
+    let code = Members::parse(error).ok()?.get("code")?.get().parse();
+    code.ok()
 }
 
 /// What was agreed with a child.
@@ -130,15 +153,20 @@ pub(crate) async fn agree(
     known: Option<Era>,
     deadline: Instant,
 ) -> Result<Agreement, HandshakeError> {
-    if known != Some(Era::Legacy)
-        && let Some(agreement) = discover(connection, deadline).await
-    {
-        return Ok(agreement);
+    if known != Some(Era::Legacy) {
+        let until = deadline.min(Instant::now() + PROBE);
+        if let Some(agreement) = discover(connection, until).await {
+            return Ok(agreement);
+        }
     }
-    initialize(connection, deadline).await
+    let refused = match initialize(connection, deadline).await {
+        Err(refused) if refused.wants_the_newest() => refused,
+        met => return met,
+    };
+    discover(connection, deadline).await.ok_or(refused)
 }
 
-async fn discover(connection: &Connection, deadline: Instant) -> Option<Agreement> {
+async fn discover(connection: &Connection, until: Instant) -> Option<Agreement> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Discovered {
@@ -147,7 +175,6 @@ async fn discover(connection: &Connection, deadline: Instant) -> Option<Agreemen
         capabilities: Value,
     }
     let params = raw(&json!({"_meta": own_meta()}));
-    let until = deadline.min(Instant::now() + PROBE);
     let answer = connection
         .request("server/discover", &params, until, Abandon::Ignore)
         .await;
@@ -349,6 +376,7 @@ async fn ask(
         Ok(Answer::Result(result)) => Ok(result),
         Ok(Answer::Error(error)) => Err(HandshakeError::Refused {
             method,
+            code: code_of(&error),
             error: shortened(error.get()),
         }),
         Err(lost) => Err(HandshakeError::Lost { method, lost }),
