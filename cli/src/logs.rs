@@ -31,7 +31,7 @@ const CHUNK_BYTES_MAX: u64 = 1024 * 1024;
     sweetops logs\n  \
     sweetops logs -f edge-1\n  \
     sweetops logs agent --lines 200\n  \
-    sweetops logs -f -o json | jq 'select(.level == \"ERROR\")'")]
+    sweetops logs -f -o json | jq 'select(.level == \"error\")'")]
 pub(crate) struct LogsArgs {
     /// An instance, or `agent` [default: all that run now]
     instance: Option<String>,

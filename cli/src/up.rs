@@ -73,6 +73,9 @@ pub(crate) async fn run(ctx: &Context, args: UpArgs) -> Result<Exit> {
     }
     let config = choose_config(ctx, args.config.as_deref())?;
     let settings = ctx.settings(&config)?.settings;
+    if args.config.is_some() {
+        remember(ctx, &config)?;
+    }
     let releases = make_releases(ctx, &config).await?;
     let registry = ctx.registry().await?;
     let decided = decide(ctx, &registry, &settings, &releases).await?;
@@ -126,13 +129,13 @@ fn choose_config(ctx: &Context, given: Option<&Path>) -> Result<PathBuf> {
         ctx.out
             .step(&format!("wrote the configuration {}", path.display()));
     }
-    if given.is_some() {
-        write_atomic(
-            &ctx.state.config_pointer(),
-            path.as_os_str().as_encoded_bytes(),
-        )?;
-    }
     Ok(path)
+}
+
+/// The next `up` uses this configuration too. One that is wrong is not remembered.
+fn remember(ctx: &Context, config: &Path) -> Result<()> {
+    let bytes = config.as_os_str().as_encoded_bytes();
+    write_atomic(&ctx.state.config_pointer(), bytes)
 }
 
 /// The releases that the configuration and the programs make.

@@ -117,3 +117,15 @@ async fn a_variable_that_fits_no_key_stops_the_start() -> Result<()> {
     assert!(said.contains("SWEETMCP__APP__HTTP__BODY_LIMIT"), "{said}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_and_not_remembered() -> Result<()> {
+    let fleet = Fleet::up("").await?;
+    let wrong = fleet.folder().join("wrong.toml");
+    std::fs::write(&wrong, "[edge]\nlisten = 7\n")?;
+    let wrong = wrong.display().to_string();
+    let refused = fleet.sweetops(&["up", "--config", &wrong]).await?;
+    assert_eq!(refused.code, 2, "{refused:?}");
+    fleet.sweetops(&["up"]).await?.ok()?;
+    Ok(())
+}
