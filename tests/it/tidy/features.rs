@@ -45,7 +45,8 @@ fn exists(name: &str) -> bool {
     let (Some(function), krate) = (parts.pop(), parts.remove(0)) else {
         return false;
     };
-    let modules: Vec<&str> = parts.into_iter().filter(|m| *m != "tests").collect();
+    // A module `tests` stands in the file of what it tests, or in one of its own.
+    let inside: Vec<&str> = parts.iter().copied().filter(|m| *m != "tests").collect();
     let marker = format!("fn {function}(");
     sources(krate).into_iter().any(|file| {
         let path = file.with_extension("");
@@ -59,11 +60,13 @@ fn exists(name: &str) -> bool {
         {
             segments.pop();
         }
-        let ends = segments.len() >= modules.len()
-            && segments[segments.len() - modules.len()..]
-                .iter()
-                .map(String::as_str)
-                .eq(modules.iter().copied());
+        let ends = [&inside, &parts].into_iter().any(|modules| {
+            segments.len() >= modules.len()
+                && segments[segments.len() - modules.len()..]
+                    .iter()
+                    .map(String::as_str)
+                    .eq(modules.iter().copied())
+        });
         ends && fs::read_to_string(&file).is_ok_and(|text| text.contains(&marker))
     })
 }
