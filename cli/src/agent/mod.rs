@@ -146,6 +146,7 @@ impl Agent {
                 records::remove_agent(&self.state)?;
                 tracing::info!("stepped aside; the fleet goes on");
             }
+            Ending::Disowned => tracing::info!("everything has stopped"),
         }
         drop(self.lock);
         Ok(Exit::DONE)
@@ -170,6 +171,16 @@ pub(crate) fn pid(state: &StateDir) -> Result<Option<u32>> {
     Ok(load_agent(state)?
         .filter(|r| process::lives(&r.identity))
         .map(|r| r.identity.pid))
+}
+
+/// Whether there is a process of this id on this machine.
+pub(crate) fn exists(pid: u32) -> bool {
+    pid != 0 && std::path::Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Whether the last agent of this folder ended without a word: killed, or with its machine.
+pub(crate) fn died(state: &StateDir) -> Result<bool> {
+    Ok(load_agent(state)?.is_some_and(|r| !process::lives(&r.identity)))
 }
 
 /// Recorded processes that still live.
