@@ -114,6 +114,7 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
         watchdog,
         limits(settings),
         &args.release,
+        &args.name,
     );
     let listener = TcpListener::bind(settings.app.listen)
         .await

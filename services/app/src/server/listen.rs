@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Server, router};
 
-/// Connections at once; further ones wait in the listener's queue.
+/// Connections at once, beside those of clients that listen for changes; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
 /// The largest head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -41,11 +41,11 @@ impl Listening {
         };
         let acceptor = Acceptor {
             router: router(server.clone()),
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX + server.limits.listeners)),
             server,
             stop: listening.stop.clone(),
             kill: listening.kill.clone(),
             connections: listening.connections.clone(),
-            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
         listening.connections.spawn(acceptor.run(listener));
         listening

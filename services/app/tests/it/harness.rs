@@ -71,6 +71,7 @@ impl App {
             watchdog,
             limits,
             "r-1",
+            "app-1",
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
