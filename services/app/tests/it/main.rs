@@ -12,4 +12,6 @@ mod builtins;
 mod children;
 mod http;
 mod process;
+mod rounds;
 mod servers;
+mod streams;
