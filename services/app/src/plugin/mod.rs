@@ -7,6 +7,7 @@
 //! - [`mirror`]: arguments that the head repeats
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
+//! - [`conformance`]: what the protocol's conformance suite expects
 //! - [`stdio`]: MCP servers as child processes
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 
 pub mod builtin;
 pub mod catalogue;
+pub mod conformance;
 pub mod context;
 pub mod hub;
 pub mod mirror;
@@ -162,6 +164,8 @@ pub struct Ask<'a> {
 pub enum Plugin {
     /// Tools of this process.
     Builtin(builtin::Builtin),
+    /// What the conformance suite expects.
+    Conformance(conformance::Conformance),
     /// A child process that speaks MCP.
     Stdio(stdio::Stdio),
 }
@@ -170,7 +174,7 @@ impl Plugin {
     /// Returns the kind's word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Builtin(_) => "builtin",
+            Self::Builtin(_) | Self::Conformance(_) => "builtin",
             Self::Stdio(_) => "stdio",
         }
     }
@@ -179,6 +183,7 @@ impl Plugin {
     pub fn listing(&self) -> Arc<Listing> {
         match self {
             Self::Builtin(builtin) => builtin.listing(),
+            Self::Conformance(fixtures) => fixtures.listing(),
             Self::Stdio(stdio) => stdio.listing(),
         }
     }
@@ -186,7 +191,7 @@ impl Plugin {
     /// Returns whether it can be asked.
     pub fn state(&self) -> State {
         match self {
-            Self::Builtin(_) => State::Ready,
+            Self::Builtin(_) | Self::Conformance(_) => State::Ready,
             Self::Stdio(stdio) => stdio.state(),
         }
     }
@@ -198,6 +203,7 @@ impl Plugin {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         match self {
             Self::Builtin(builtin) => builtin.call(ask.key, &ask.params, ask.context).await,
+            Self::Conformance(fixtures) => fixtures.ask(ask).await,
             Self::Stdio(stdio) => stdio.ask(ask).await,
         }
     }
@@ -206,6 +212,7 @@ impl Plugin {
     pub fn has_capability(&self, pointer: &str) -> bool {
         match self {
             Self::Builtin(_) => false,
+            Self::Conformance(fixtures) => fixtures.has_capability(pointer),
             Self::Stdio(stdio) => stdio.has_capability(pointer),
         }
     }
@@ -219,6 +226,7 @@ impl Plugin {
     pub fn watch(&self, uri: &str) -> bool {
         match self {
             Self::Builtin(_) => false,
+            Self::Conformance(_) => true,
             Self::Stdio(stdio) => stdio.watch(uri),
         }
     }
@@ -226,7 +234,7 @@ impl Plugin {
     /// Takes one [`Plugin::watch`] back.
     pub fn unwatch(&self, uri: &str) {
         match self {
-            Self::Builtin(_) => {}
+            Self::Builtin(_) | Self::Conformance(_) => {}
             Self::Stdio(stdio) => stdio.unwatch(uri),
         }
     }
@@ -234,7 +242,7 @@ impl Plugin {
     /// Ends the plugin and waits until nothing of it is left.
     pub async fn stop(&self) {
         match self {
-            Self::Builtin(_) => {}
+            Self::Builtin(_) | Self::Conformance(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
         }
     }

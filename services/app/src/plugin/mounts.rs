@@ -14,6 +14,7 @@ use super::{
     Answer, Ask, CallContext, Plugin, State,
     builtin::{Builtin, Set, SetError},
     catalogue::{Can, Catalogue, Contribution, Entry, List},
+    conformance::Conformance,
     hub::{Change, Filter, Hub, Listener},
     stdio::{Stdio, StdioSpec, process::Spawner},
 };
@@ -34,6 +35,8 @@ pub struct Spec {
 pub enum Kind {
     /// Tools of this process.
     Builtin(Set),
+    /// What the conformance suite expects.
+    Conformance,
     /// A child process that speaks MCP.
     Stdio(StdioSpec),
 }
@@ -49,6 +52,9 @@ pub enum MountError {
         /// Why.
         source: SetError,
     },
+    /// The fixtures of the conformance suite cannot be read.
+    #[error("the fixtures of the conformance suite cannot be read")]
+    Fixtures(#[source] serde_json::Error),
     /// There is no thread that could start children.
     #[error("the thread that starts plugin processes cannot be had")]
     Spawner(#[source] std::io::Error),
@@ -106,6 +112,9 @@ impl Mounts {
                             name: spec.name.clone(),
                             source,
                         })?)
+                    }
+                    Kind::Conformance => {
+                        Plugin::Conformance(Conformance::open(&hub).map_err(MountError::Fixtures)?)
                     }
                     Kind::Stdio(stdio) => {
                         Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed, &hub))

@@ -44,7 +44,7 @@ pub(crate) async fn serve(
     head: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let accepts = match intake::media(&head) {
+    let accepts = match intake::origin(&head).and_then(|()| intake::media(&head)) {
         Ok(accepts) => accepts,
         Err(failure) => return story.fail(&failure),
     };

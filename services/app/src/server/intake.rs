@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, ORIGIN},
 };
 use mcp::{
     Cause, Failure, Id, Message, Method, Revision,
@@ -101,6 +101,29 @@ pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal>
             id: refused.id,
             failure: refused.failure,
         }),
+    }
+}
+
+/// Refuses a browser's page that is not this machine's own: programs of the fleet send no `Origin`.
+///
+/// # Errors
+/// [`Cause::OriginRefused`].
+pub fn origin(head: &HeaderMap) -> Result<(), Failure> {
+    let own = |value: &http::HeaderValue| {
+        let uri: http::Uri = value.to_str().ok()?.parse().ok()?;
+        let host = uri.host()?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<std::net::IpAddr>();
+        Some(host == "localhost" || address.is_ok_and(|address| address.is_loopback()))
+    };
+    let all_own = head
+        .get_all(ORIGIN)
+        .iter()
+        .all(|value| own(value).unwrap_or(false));
+    if all_own {
+        Ok(())
+    } else {
+        Err(Failure::new(Cause::OriginRefused))
     }
 }
 
@@ -334,6 +357,21 @@ mod tests {
             (vec![("accept", "text/event-stream")], (200, 0)),
         ] {
             assert_eq!(code(&changes, GOOD), want, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_hosts_are_refused() {
+        for (value, own) in [
+            ("http://localhost:8700", true),
+            ("https://127.0.0.1", true),
+            ("http://[::1]:1", true),
+            ("http://evil.example.com", false),
+            ("http://localhost.evil.example", false),
+            ("null", false),
+            ("", true),
+        ] {
+            assert_eq!(origin(&head(&[("origin", value)])).is_ok(), own, "{value}");
         }
     }
 
