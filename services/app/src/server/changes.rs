@@ -65,14 +65,15 @@ pub(crate) fn open(
         facts.outcome = Some(Outcome::Ok);
         facts.listens = true;
     }
-    let listening = Listening {
+    // On the heap once: the stream moves it to and fro.
+    let listening = Box::new(Listening {
         subscription: server.mounts.listen(filter),
         id: request.id,
         draining: server.life.draining(),
         stage: Stage::Begin,
         next_comment: Instant::now() + KEEP_ALIVE,
         _place: place,
-    };
+    });
     let stream = futures::stream::unfold(listening, async |mut listening| {
         let chunk = listening.next().await?;
         Some((Ok::<_, Infallible>(chunk), listening))

@@ -126,12 +126,8 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
     // Answers are written in one piece; waiting for more would only delay them.
     drop(stream.set_nodelay(true));
     let _counted = Counted::new(server.metrics.connections.clone());
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(server.limits.header)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
+    // On the heap once: a future that is moved into others takes room in each of them, for as long as it runs.
+    let mut connection = Box::pin(connection(stream, router, &server));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
@@ -145,6 +141,16 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
             "a connection ended early"
         );
     }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+
+fn connection(stream: TcpStream, router: Router, server: &Server) -> Connection {
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.limits.header)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }
 
 /// One connection in the gauge.

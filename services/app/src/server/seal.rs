@@ -191,6 +191,8 @@ pub(crate) fn request_digest(method: &str, params: &Members<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn client(principal: &str) -> Client {
@@ -272,5 +274,14 @@ mod tests {
             r#"{"arguments":{"y":2,"x":1},"name":"a","requestState":"s","inputResponses":{}}"#;
         assert_eq!(first, digest(retry));
         assert_ne!(first, digest(r#"{"name":"a","arguments":{"x":1,"y":3}}"#));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_calmly(text in "(app\\.1\\.)?[ -~]{0,200}") {
+            let sealer = Sealer::new("app.1");
+            let opened = sealer.open(Purpose::Parked, &text, &client("ana"), UNIX_EPOCH);
+            prop_assert_eq!(opened, Err(SealError::Forged));
+        }
     }
 }
