@@ -17,7 +17,10 @@
 //! - [`failure`]: the one table of causes, for every protocol
 //! - [`headers`]: the HTTP header rules of 2026-07-28
 //! - [`tool`]: tools as a server lists them
+//! - [`sse`]: server-sent events
+//! - [`seal`]: what leaves the fleet and comes back unread
 //! - [`session`]: sessions of the older era, as sealed tokens
+//! - [`parked`]: calls that wait for input, as a sealed `requestState`
 //! - [`era`]: older requests and results to 2026-07-28 and back
 
 pub mod call;
@@ -27,8 +30,11 @@ pub mod failure;
 pub mod headers;
 pub mod members;
 pub mod method;
+pub mod parked;
 pub mod revision;
+pub mod seal;
 pub mod session;
+pub mod sse;
 pub mod tool;
 
 pub use call::{Call, FrontDoor, Outcome, Reply};
