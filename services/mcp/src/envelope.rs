@@ -29,6 +29,24 @@ impl Id {
         Id(serde_json::value::to_raw_value(&number).expect("a number always serialises"))
     }
 
+    /// An id of our own that tells whose it is.
+    #[must_use]
+    pub fn from_text(text: &str) -> Id {
+        Id(serde_json::value::to_raw_value(text).expect("a string always serialises"))
+    }
+
+    /// The text of an id that is a string.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        serde_json::from_str(self.as_json()).ok()
+    }
+
+    /// The id as raw JSON.
+    #[must_use]
+    pub fn as_raw(&self) -> &RawValue {
+        &self.0
+    }
+
     /// The id's JSON text.
     #[must_use]
     pub fn as_json(&self) -> &str {
@@ -42,7 +60,10 @@ impl Id {
         text.starts_with('"') || text.bytes().all(|b| b.is_ascii_digit() || b == b'-')
     }
 
-    fn parse(raw: &RawValue) -> Option<Id> {
+    /// Reads an id or a progress token; `None` if it is of another type or longer than
+    /// [`ID_BYTES_MAX`].
+    #[must_use]
+    pub fn parse(raw: &RawValue) -> Option<Id> {
         let text = raw.get();
         let fits = text.len() <= ID_BYTES_MAX
             && (text == "null"
@@ -242,6 +263,24 @@ pub fn write_request(id: Option<&Id>, method: &str, params: &RawValue) -> Vec<u8
     serde_json::to_vec(&Request {
         jsonrpc: "2.0",
         id,
+        method,
+        params,
+    })
+    .expect("strings and raw values always serialise")
+}
+
+/// Writes a notification in one piece.
+#[must_use]
+pub fn write_notification(method: &str, params: Option<&RawValue>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Notification<'a> {
+        jsonrpc: &'static str,
+        method: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<&'a RawValue>,
+    }
+    serde_json::to_vec(&Notification {
+        jsonrpc: "2.0",
         method,
         params,
     })
