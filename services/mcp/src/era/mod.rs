@@ -13,14 +13,14 @@
 //! A machine takes what happened and answers what to do; the host moves the bytes and keeps the time.
 
 pub mod handshake;
-// pub mod listen;
+pub mod listen;
 pub mod old_client;
 pub mod old_server;
 pub mod result;
-// pub mod tasks;
+pub mod tasks;
 
 pub use handshake::{Initialize, OldServer, initialize_params, initialize_result, read_initialize};
-//pub use listen::{OldClientStream, Subscriptions};
+pub use listen::{OldClientStream, Subscriptions};
 pub use old_client::OldClientCall;
 pub use old_server::OldServerCall;
 pub use result::{CacheHint, legacy_result};
