@@ -15,7 +15,7 @@
 use serde_json::value::RawValue;
 
 use crate::call::{Call, ClientMeta, META_LOG_LEVEL};
-use crate::capability::ClientCapabilities;
+use crate::capability::{ClientCapabilities, InputKind};
 use crate::envelope::{self, Id, Message};
 use crate::failure::{Cause, Failure};
 use crate::input::{InputRequest, InputRequired, ResultType, Retry};
@@ -310,7 +310,14 @@ impl OldClientCall {
     }
 
     fn can_be_asked(&self, request: &InputRequest) -> bool {
-        request.method.is_in(self.revision) && self.capabilities.has(request.kind())
+        let since = match request.kind() {
+            // Kinds that came after their method.
+            InputKind::Url | InputKind::SamplingWithTools => Revision::V2025_11_25,
+            _ => self.revision,
+        };
+        request.method.is_in(self.revision)
+            && self.revision >= since
+            && self.capabilities.has(request.kind())
     }
 
     /// The question as the client's revision has it: 2025-06-18 knows no `mode`, 2025-11-25 wants an id
