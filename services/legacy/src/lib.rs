@@ -1,0 +1,3 @@
+//! Stub while the modules land.
+pub mod board;
+pub mod shared;
