@@ -204,7 +204,11 @@ impl Board {
             }
         }
         let prefix = format!("{FACTS}{session}/");
-        let records = self.shared.list(&prefix).await.map_err(|e| unavailable(&e))?;
+        let records = self
+            .shared
+            .list(&prefix)
+            .await
+            .map_err(|e| unavailable(&e))?;
         let mut facts = Facts::default();
         for (key, value) in records {
             facts.put(key.trim_start_matches(&prefix), &value);
@@ -216,7 +220,13 @@ impl Board {
     ///
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
-    async fn set(&self, session: &str, name: &str, value: Bytes, ttl: Duration) -> Result<(), Failure> {
+    async fn set(
+        &self,
+        session: &str,
+        name: &str,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
         let key = format!("{FACTS}{session}/{name}");
         self.shared
             .put(&key, value.clone(), ttl)
@@ -231,14 +241,20 @@ impl Board {
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
     pub async fn end(&self, session: &str, ttl: Duration) -> Result<(), Failure> {
-        self.set(session, "ended", Bytes::from_static(b"1"), ttl).await
+        self.set(session, "ended", Bytes::from_static(b"1"), ttl)
+            .await
     }
 
     /// Keeps what a session wants logged.
     ///
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
-    pub async fn set_level(&self, session: &str, level: Level, ttl: Duration) -> Result<(), Failure> {
+    pub async fn set_level(
+        &self,
+        session: &str,
+        level: Level,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
         self.set(session, "level", level.as_str().into(), ttl).await
     }
 
@@ -246,8 +262,14 @@ impl Board {
     ///
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
-    pub async fn set_stream(&self, session: &str, stream: &str, ttl: Duration) -> Result<(), Failure> {
-        self.set(session, "stream", stream.to_owned().into(), ttl).await
+    pub async fn set_stream(
+        &self,
+        session: &str,
+        stream: &str,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
+        self.set(session, "stream", stream.to_owned().into(), ttl)
+            .await
     }
 
     /// Subscribes a session to a resource.
@@ -258,11 +280,16 @@ impl Board {
     pub async fn subscribe(&self, session: &str, uri: &str, ttl: Duration) -> Result<(), Failure> {
         let facts = self.facts(session).await?;
         let name = uri_name(uri);
-        if uri.len() > URI_BYTES_MAX || (facts.uris.len() >= URIS_MAX && !facts.uris.contains_key(&name)) {
-            let text = format!("at most {URIS_MAX} resources of {URI_BYTES_MAX} bytes can be subscribed to");
+        if uri.len() > URI_BYTES_MAX
+            || (facts.uris.len() >= URIS_MAX && !facts.uris.contains_key(&name))
+        {
+            let text = format!(
+                "at most {URIS_MAX} resources of {URI_BYTES_MAX} bytes can be subscribed to"
+            );
             return Err(Failure::say(Cause::InvalidParams, text));
         }
-        self.set(session, &format!("uri/{name}"), uri.to_owned().into(), ttl).await
+        self.set(session, &format!("uri/{name}"), uri.to_owned().into(), ttl)
+            .await
     }
 
     /// Lets a resource go.
@@ -272,7 +299,10 @@ impl Board {
     pub async fn unsubscribe(&self, session: &str, uri: &str) -> Result<(), Failure> {
         let name = format!("uri/{}", uri_name(uri));
         let key = format!("{FACTS}{session}/{name}");
-        self.shared.delete(&key).await.map_err(|e| unavailable(&e))?;
+        self.shared
+            .delete(&key)
+            .await
+            .map_err(|e| unavailable(&e))?;
         drop_fact(&mut lock(&self.known), session, &name);
         Ok(())
     }
@@ -281,7 +311,12 @@ impl Board {
     #[must_use]
     pub fn wake(&self, session: &str) -> Arc<Notify> {
         let mut known = lock(&self.known);
-        known.sessions.entry(session.to_owned()).or_default().wake.clone()
+        known
+            .sessions
+            .entry(session.to_owned())
+            .or_default()
+            .wake
+            .clone()
     }
 
     /// Forgets a session of which nothing is known and which nobody uses here.
@@ -431,14 +466,18 @@ async fn apply(shared: &dyn Shared, known: &Mutex<Known>, change: Change) {
         Change::Put { key, value } => (key, Some(value)),
         Change::Gone { key } => (key, None),
     };
-    if let Some((session, name)) = key.strip_prefix(FACTS).and_then(|rest| rest.split_once('/')) {
+    if let Some((session, name)) = key
+        .strip_prefix(FACTS)
+        .and_then(|rest| rest.split_once('/'))
+    {
         match value {
             Some(value) => put_fact(&mut lock(known), session, name, &value),
             None => drop_fact(&mut lock(known), session, name),
         }
-    } else if let (Some((session, _)), Some(value)) =
-        (key.strip_prefix(MAIL).and_then(|rest| rest.split_once('/')), value)
-    {
+    } else if let (Some((session, _)), Some(value)) = (
+        key.strip_prefix(MAIL).and_then(|rest| rest.split_once('/')),
+        value,
+    ) {
         let taken = deliver(&lock(known), session, &value);
         // What is not taken away ends by itself.
         if taken && let Err(error) = shared.delete(&key).await {

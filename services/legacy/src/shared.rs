@@ -96,7 +96,11 @@ impl Shared for Store {
     ) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, SharedError>> {
         Box::pin(async move {
             let range = self.range(prefix).await?;
-            Ok(range.entries.into_iter().map(|e| (e.key, e.value)).collect())
+            Ok(range
+                .entries
+                .into_iter()
+                .map(|e| (e.key, e.value))
+                .collect())
         })
     }
 
@@ -248,7 +252,9 @@ mod tests {
 
     /// What every implementation must do.
     async fn check(shared: &dyn Shared) {
-        let put = |key: &'static str, value: &'static str| shared.put(key, value.into(), Duration::from_secs(60));
+        let put = |key: &'static str, value: &'static str| {
+            shared.put(key, value.into(), Duration::from_secs(60))
+        };
         put("a/1", "x").await.unwrap();
         put("b/1", "y").await.unwrap();
         let mut watch = shared.watch("a/");
@@ -283,7 +289,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn records_end_by_themselves() {
         let memory = Memory::default();
-        memory.put("k", "v".into(), Duration::from_secs(5)).await.unwrap();
+        memory
+            .put("k", "v".into(), Duration::from_secs(5))
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(6)).await;
         assert!(memory.list("").await.unwrap().is_empty());
     }

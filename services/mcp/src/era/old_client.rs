@@ -165,6 +165,12 @@ impl OldClientCall {
         Ok((call, first))
     }
 
+    /// Whether the client is asked and no call is under way at the server.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Asking { .. })
+    }
+
     /// Whether the call is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
