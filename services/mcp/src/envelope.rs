@@ -252,35 +252,29 @@ impl<'a> Wire<'a> {
 /// Writes a request in one piece.
 #[must_use]
 pub fn write_request(id: Option<&Id>, method: &str, params: &RawValue) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Request<'a> {
-        jsonrpc: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a Id>,
-        method: &'a str,
-        params: &'a RawValue,
-    }
-    serde_json::to_vec(&Request {
-        jsonrpc: "2.0",
-        id,
-        method,
-        params,
-    })
-    .expect("strings and raw values always serialise")
+    write_asked(id, method, Some(params))
 }
 
 /// Writes a notification in one piece.
 #[must_use]
 pub fn write_notification(method: &str, params: Option<&RawValue>) -> Vec<u8> {
+    write_asked(None, method, params)
+}
+
+/// Writes a request, or without id a notification, that may have no parameters.
+pub(crate) fn write_asked(id: Option<&Id>, method: &str, params: Option<&RawValue>) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Notification<'a> {
+    struct Asked<'a> {
         jsonrpc: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a Id>,
         method: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         params: Option<&'a RawValue>,
     }
-    serde_json::to_vec(&Notification {
+    serde_json::to_vec(&Asked {
         jsonrpc: "2.0",
+        id,
         method,
         params,
     })

@@ -303,7 +303,11 @@ impl OldClientCall {
             let id = Id::from_text(&format!("{}.{}", self.prefix, self.asked));
             let params = self.question_params(&request, &id);
             outputs.push(Output::Ask {
-                message: write_question(&id, &request.method, params.as_deref()),
+                message: envelope::write_asked(
+                    Some(&id),
+                    request.method.as_str(),
+                    params.as_deref(),
+                ),
                 id: id.clone(),
             });
             open.push(Question { id, request });
@@ -440,24 +444,6 @@ struct Declined {
 impl Declined {
     const DECLINE: Declined = Declined { action: "decline" };
     const CANCEL: Declined = Declined { action: "cancel" };
-}
-
-fn write_question(id: &Id, method: &Method, params: Option<&RawValue>) -> Vec<u8> {
-    #[derive(serde::Serialize)]
-    struct Question<'a> {
-        jsonrpc: &'static str,
-        id: &'a Id,
-        method: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        params: Option<&'a RawValue>,
-    }
-    serde_json::to_vec(&Question {
-        jsonrpc: "2.0",
-        id,
-        method: method.as_str(),
-        params,
-    })
-    .expect("strings and raw values always serialise")
 }
 
 /// The parameters for a modern server: the level stands in `_meta`, and a wish for a task is not served,
