@@ -160,7 +160,7 @@ fn read_session_keys(settings: &settings::Edge) -> anyhow::Result<KeyRing> {
         })?;
         keys.push(key);
     }
-    KeyRing::new(&keys).context("edge.session.key_files names no key")
+    KeyRing::new(&keys).context("edge.session.key_files must name 1 to 16 keys")
 }
 
 fn parse_hex(text: &str) -> Option<[u8; KEY_BYTES]> {

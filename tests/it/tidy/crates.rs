@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("admin-api", &[]),
     ("translate", &["mcp"]),
+    ("legacy", &["mcp", "store"]),
     ("registry", &["store"]),
     (
         "edge",
