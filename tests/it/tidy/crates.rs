@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "edge",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "policy",
             "registry",
