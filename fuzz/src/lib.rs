@@ -179,3 +179,188 @@ pub fn capnp(data: &[u8]) {
         }
     }
 }
+
+/// Event streams, cut where the first byte says: the same events whatever the chunks.
+pub fn sse(data: &[u8]) {
+    use mcp::sse::Decoder;
+
+    let Some((cut, stream)) = data.split_first() else {
+        return;
+    };
+    let mut whole = Decoder::new(1 << 16);
+    let expected = whole.push(stream);
+    let mut pieces = Decoder::new(1 << 16);
+    let read: Result<Vec<_>, _> = stream
+        .chunks(usize::from(*cut).max(1))
+        .map(|chunk| pieces.push(chunk))
+        .collect();
+    match (expected, read) {
+        (Ok(expected), Ok(read)) => {
+            let read = read.concat();
+            assert_eq!(read, expected, "chunks changed the events");
+            for event in read {
+                let again = Decoder::default()
+                    .push(event.encode().as_bytes())
+                    .expect("what we write is read");
+                if !event.data.contains('\0') && event.name.is_none() {
+                    assert_eq!(again, [event], "an event does not read back");
+                }
+            }
+        }
+        // What is too large as a whole may still end within a chunk; what is not UTF-8 never is.
+        (expected, read) => assert!(expected.is_err() || read.is_err()),
+    }
+}
+
+/// `requestState` of parked calls: routed by its readable part, opened by nobody who made it up.
+pub fn parked(data: &[u8]) {
+    use mcp::parked::{Parked, RequestDigest, instance_of};
+
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Some(instance) = instance_of(text) {
+        assert!(!instance.is_empty() && !instance.contains('.'));
+    }
+    let Some(ring) = KeyRing::new(&[[7; KEY_BYTES]]) else {
+        return;
+    };
+    let request = RequestDigest::of("tools/call", Some("t"), None);
+    assert!(
+        Parked::open(&ring, text, "p", "t", request, 0).is_err(),
+        "a made-up state opened a call"
+    );
+}
+
+/// Both bridges, fed with lines: the first line is the client's parameters, each other a message of the
+/// server. `!` in front makes a line the client's answer to what it was last asked.
+pub fn bridge(data: &[u8]) {
+    use mcp::era::old_client::{self, OldClientCall};
+    use mcp::era::old_server::{self, OldServerCall};
+    use mcp::input::Retry;
+    use mcp::members::Members;
+    use mcp::{Id, Revision};
+    use serde_json::value::RawValue;
+
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let mut lines = text.lines();
+    let first: Option<&RawValue> = lines.next().and_then(|l| serde_json::from_str(l).ok());
+    let mut client = ClientMeta::plain("fuzz");
+    client.capabilities = serde_json::from_str(
+        r#"{"elicitation":{"form":{},"url":{}},"sampling":{"tools":{}},"roots":{}}"#,
+    )
+    .expect("is JSON");
+    let revision = Revision::ALL[data.len() % 4];
+    let mut old_client = OldClientCall::start(old_client::Setup {
+        revision,
+        client: &client,
+        id: Id::from_number(1),
+        method: Method::ToolsCall,
+        params: first,
+        prefix: "p".into(),
+        level: Some(mcp::notification::Level::Debug),
+        request_id: "fuzz".into(),
+    })
+    .ok()
+    .map(|(call, _)| call);
+    let mut old_server = OldServerCall::start(old_server::Setup {
+        revision,
+        method: Method::ToolsCall,
+        params: first,
+        server_id: Id::from_number(1),
+        server_info: None,
+        hint: era::CacheHint::NONE,
+    })
+    .ok()
+    .map(|(call, _)| call);
+    let mut asked: Vec<Id> = Vec::new();
+    for line in lines {
+        let mut answers = 0;
+        if let Some(answer) = line.strip_prefix('!') {
+            let Ok(raw) = serde_json::from_str::<&RawValue>(answer) else {
+                continue;
+            };
+            if let (Some(call), Some(id)) = (&mut old_client, asked.pop()) {
+                let input = old_client::Input::Answer {
+                    id: &id,
+                    result: Ok(raw),
+                };
+                note(call.step(input), &mut asked, &mut answers);
+            }
+            let retry = Members::parse(raw).ok().and_then(|p| Retry::read(&p).ok());
+            if let (Some(call), Some(retry)) = (&mut old_server, retry) {
+                let server_id = Id::from_number(2);
+                reads_back(call.step(old_server::Input::Retry { retry, server_id }));
+            }
+            continue;
+        }
+        let read = || match envelope::read(line.as_bytes()) {
+            Ok(Body::One(Ok(message))) => Some(message),
+            _ => None,
+        };
+        if let (Some(call), Some(message)) = (&mut old_client, read()) {
+            let was_over = call.is_over();
+            note(
+                call.step(old_client::Input::Server(message)),
+                &mut asked,
+                &mut answers,
+            );
+            assert!(
+                answers == 0 || (!was_over && call.is_over()),
+                "an answer too many"
+            );
+        }
+        if let (Some(call), Some(message)) = (&mut old_server, read()) {
+            reads_back(call.step(old_server::Input::Server(message)));
+        }
+    }
+    for output in old_server
+        .iter_mut()
+        .flat_map(|c| c.step(old_server::Input::Cancel))
+    {
+        reads_back(vec![output]);
+    }
+
+    fn note(outputs: Vec<old_client::Output>, asked: &mut Vec<Id>, answers: &mut usize) {
+        for output in outputs {
+            let bytes = match output {
+                old_client::Output::Ask { id, message } => {
+                    asked.push(id);
+                    message
+                }
+                old_client::Output::Answer(message) => {
+                    *answers += 1;
+                    message
+                }
+                old_client::Output::Send(message) => message,
+                old_client::Output::Call(call) => call.body.to_vec(),
+                old_client::Output::Abandon | old_client::Output::Close => continue,
+            };
+            assert!(
+                matches!(envelope::read(&bytes), Ok(Body::One(Ok(_)))),
+                "no message"
+            );
+        }
+    }
+
+    fn reads_back(outputs: Vec<old_server::Output>) {
+        for output in outputs {
+            match output {
+                old_server::Output::Server(bytes) | old_server::Output::Send(bytes) => {
+                    assert!(
+                        matches!(envelope::read(&bytes), Ok(Body::One(Ok(_)))),
+                        "no message"
+                    );
+                }
+                old_server::Output::Park(wanted) => {
+                    let again =
+                        mcp::input::InputRequired::read(&wanted.write()).expect("reads back");
+                    assert_eq!(again.requests.len(), wanted.requests.len());
+                }
+                _ => {}
+            }
+        }
+    }
+}

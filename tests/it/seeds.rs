@@ -11,6 +11,9 @@ fn every_seed_holds() {
     for (name, check) in [
         ("envelope", targets::envelope as fn(&[u8])),
         ("session", targets::session),
+        ("sse", targets::sse),
+        ("parked", targets::parked),
+        ("bridge", targets::bridge),
         ("graphql", targets::graphql),
         ("capnp", targets::capnp),
         ("configuration", targets::configuration),

@@ -74,6 +74,11 @@ impl Life {
         self.0.phase.fetch_max(1, Ordering::AcqRel);
     }
 
+    /// Returns what is cancelled when no new calls are wanted any more.
+    pub fn draining(&self) -> CancellationToken {
+        self.0.draining.clone()
+    }
+
     /// Says that no new calls are wanted from now on.
     pub fn drain(&self) {
         self.0.phase.fetch_max(2, Ordering::AcqRel);

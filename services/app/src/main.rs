@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
+use app::plugin::State;
 use app::plugin::builtin::Set;
 use app::plugin::catalogue::List;
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::stdio::{StdioSpec, process::Program};
-use app::plugin::{Plugin, State};
 use app::server::listen::Listening;
 use app::server::{Limits, Server};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -114,6 +114,7 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
         watchdog,
         limits(settings),
         &args.release,
+        &args.name,
     );
     let listener = TcpListener::bind(settings.app.listen)
         .await
@@ -202,10 +203,7 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
         .enumerate()
         .map(|(index, one)| PluginState {
             name: one.name.to_string(),
-            kind: match &one.plugin {
-                Plugin::Builtin(_) => "builtin".to_owned(),
-                Plugin::Stdio(_) => "stdio".to_owned(),
-            },
+            kind: one.plugin.kind().to_owned(),
             state: match one.plugin.state() {
                 State::Starting => PluginPhase::Starting,
                 State::Ready => PluginPhase::Ready,
@@ -276,6 +274,7 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             path,
             allow_hosts,
         } => Kind::Builtin(match set {
+            BuiltinSet::Conformance => return Kind::Conformance,
             BuiltinSet::Time => Set::Time,
             BuiltinSet::Text => Set::Text,
             BuiltinSet::Json => Set::Json,

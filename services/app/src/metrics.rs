@@ -42,6 +42,10 @@ pub struct AppMetrics {
     pub panics: IntCounter,
     /// `sweetmcp_app_body_buffer_bytes`
     pub body_buffer: IntGauge,
+    /// `sweetmcp_app_parked_calls`
+    pub parked: IntGauge,
+    /// `sweetmcp_app_listeners`
+    pub listeners: IntGauge,
     plugin_up: GaugeFamily,
     plugin_restarts: GaugeFamily,
     plugin_in_flight: GaugeFamily,
@@ -96,6 +100,11 @@ impl AppMetrics {
                 "sweetmcp_app_body_buffer_bytes",
                 "Memory held by request bodies.",
             )?,
+            parked: all.gauge(
+                "sweetmcp_app_parked_calls",
+                "Calls that wait for their clients' answers.",
+            )?,
+            listeners: all.gauge("sweetmcp_app_listeners", "Clients that listen for changes.")?,
             plugin_up: all.gauges(
                 "sweetmcp_app_plugin_up",
                 "Whether the plugin takes calls.",

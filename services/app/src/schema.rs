@@ -4,10 +4,15 @@
 //! schema comes from a caller as often as from us.
 
 use jsonschema::{PatternOptions, ValidationOptions, Validator};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The largest compiled pattern, in bytes.
 const PATTERN_SIZE_MAX: usize = 1 << 20;
+
+/// How many failing paths one refusal names.
+const PROBLEMS_MAX: usize = 16;
+/// How much of one message is repeated, in characters: it may quote the argument.
+const PROBLEM_CHARS_MAX: usize = 300;
 
 /// Where and why a document does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,5 +44,28 @@ pub fn problems<'a>(
             },
             message: error.to_string(),
         }
+    })
+}
+
+/// Returns in one line each why arguments do not fit: all mistakes at once, so that a model corrects them in one round.
+pub fn misfits(validator: &Validator, arguments: &Value) -> Vec<String> {
+    problems(validator, arguments, PROBLEMS_MAX)
+        .map(|problem| {
+            let text = format!("{}: {}", problem.path, problem.message);
+            text.chars().take(PROBLEM_CHARS_MAX).collect()
+        })
+        .collect()
+}
+
+/// Returns the tool result that says so.
+pub fn refusal(misfits: &[String]) -> Value {
+    let text = format!(
+        "the arguments do not fit the tool's inputSchema:\n{}",
+        misfits.join("\n")
+    );
+    json!({
+        "resultType": "complete",
+        "isError": true,
+        "content": [{"type": "text", "text": text}],
     })
 }

@@ -16,6 +16,10 @@ pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub const META_CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 /// The member of `params._meta` that says what the client can do.
 pub const META_CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+/// The member of `params._meta` that asks for log messages, and from which level on.
+pub const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// The member of a notification's or result's `_meta` that names the `subscriptions/listen` it belongs to.
+pub const META_SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 /// The member of a result's `_meta` that names the server.
 pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 

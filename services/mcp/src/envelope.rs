@@ -29,6 +29,24 @@ impl Id {
         Id(serde_json::value::to_raw_value(&number).expect("a number always serialises"))
     }
 
+    /// An id of our own that tells whose it is.
+    #[must_use]
+    pub fn from_text(text: &str) -> Id {
+        Id(serde_json::value::to_raw_value(text).expect("a string always serialises"))
+    }
+
+    /// The text of an id that is a string.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        serde_json::from_str(self.as_json()).ok()
+    }
+
+    /// The id as raw JSON.
+    #[must_use]
+    pub fn as_raw(&self) -> &RawValue {
+        &self.0
+    }
+
     /// The id's JSON text.
     #[must_use]
     pub fn as_json(&self) -> &str {
@@ -42,7 +60,10 @@ impl Id {
         text.starts_with('"') || text.bytes().all(|b| b.is_ascii_digit() || b == b'-')
     }
 
-    fn parse(raw: &RawValue) -> Option<Id> {
+    /// Reads an id or a progress token; `None` if it is of another type or longer than
+    /// [`ID_BYTES_MAX`].
+    #[must_use]
+    pub fn parse(raw: &RawValue) -> Option<Id> {
         let text = raw.get();
         let fits = text.len() <= ID_BYTES_MAX
             && (text == "null"
@@ -231,15 +252,27 @@ impl<'a> Wire<'a> {
 /// Writes a request in one piece.
 #[must_use]
 pub fn write_request(id: Option<&Id>, method: &str, params: &RawValue) -> Vec<u8> {
+    write_asked(id, method, Some(params))
+}
+
+/// Writes a notification in one piece.
+#[must_use]
+pub fn write_notification(method: &str, params: Option<&RawValue>) -> Vec<u8> {
+    write_asked(None, method, params)
+}
+
+/// Writes a request, or without id a notification, that may have no parameters.
+pub(crate) fn write_asked(id: Option<&Id>, method: &str, params: Option<&RawValue>) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Request<'a> {
+    struct Asked<'a> {
         jsonrpc: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a Id>,
         method: &'a str,
-        params: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<&'a RawValue>,
     }
-    serde_json::to_vec(&Request {
+    serde_json::to_vec(&Asked {
         jsonrpc: "2.0",
         id,
         method,

@@ -17,18 +17,30 @@
 //! - [`failure`]: the one table of causes, for every protocol
 //! - [`headers`]: the HTTP header rules of 2026-07-28
 //! - [`tool`]: tools as a server lists them
+//! - [`capability`]: what a client can be asked for
+//! - [`input`]: results that ask for input, and the retry that brings it
+//! - [`notification`]: what one side tells the other
+//! - [`sse`]: server-sent events
+//! - [`seal`]: what leaves the fleet and comes back unread
 //! - [`session`]: sessions of the older era, as sealed tokens
+//! - [`parked`]: calls that wait for input, as a sealed `requestState`
 //! - [`era`]: older requests and results to 2026-07-28 and back
 
 pub mod call;
+pub mod capability;
 pub mod envelope;
 pub mod era;
 pub mod failure;
 pub mod headers;
+pub mod input;
 pub mod members;
 pub mod method;
+pub mod notification;
+pub mod parked;
 pub mod revision;
+pub mod seal;
 pub mod session;
+pub mod sse;
 pub mod tool;
 
 pub use call::{Call, FrontDoor, Outcome, Reply};

@@ -47,9 +47,20 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// Adds a member whose name is not borrowed, at the end; the caller sees to it that it is new.
+    pub fn push(&mut self, name: impl Into<Cow<'a, str>>, value: Box<RawValue>) {
+        self.0.push((name.into(), Cow::Owned(value)));
+    }
+
     /// Removes a member if it is there.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(n, _)| n != name);
+    }
+
+    /// How many members there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether there is no member.
@@ -68,6 +79,18 @@ impl<'a> Members<'a> {
     pub fn to_raw(&self) -> Box<RawValue> {
         serde_json::value::to_raw_value(self).expect("strings and raw values always serialise")
     }
+}
+
+/// Any value as raw JSON.
+#[must_use]
+pub fn raw_of(value: &(impl Serialize + ?Sized)) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("what this crate writes always serialises")
+}
+
+/// Whether a value is an object.
+#[must_use]
+pub fn is_object(raw: &RawValue) -> bool {
+    raw.get().starts_with('{')
 }
 
 impl Serialize for Members<'_> {

@@ -1,33 +1,23 @@
 //! Sessions of the older era as sealed tokens.
 //!
-//! `Mcp-Session-Id` holds the whole session: revision, client, principal, tenant, end of life; encrypted
-//! and authenticated with XChaCha20-Poly1305. Any edge with the key serves any request of any session,
-//! nothing is stored, and losing an instance loses no session. A session serves only the principal that
-//! opened it.
-//!
-//! Keys rotate: the first of a key ring seals, all of them open.
+//! `Mcp-Session-Id` holds the whole session: revision, client, principal, tenant, end of life; sealed with
+//! the fleet's keys ([`crate::seal`]). Any edge with the key serves any request of any session, nothing is
+//! stored, and losing an instance loses no session. A session serves only the principal that opened it.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::call::ClientMeta;
 use crate::revision::Revision;
+pub use crate::seal::{KEY_BYTES, KeyRing, NONCE_BYTES};
 
-/// Bytes of a key.
-pub const KEY_BYTES: usize = 32;
-/// Bytes of the nonce; drawn at random for each seal.
-pub const NONCE_BYTES: usize = 24;
 /// Longest `clientInfo` and `capabilities` together that a session takes, in bytes of JSON.
 pub const CLIENT_BYTES_MAX: usize = 4096;
 /// Longest token that is looked at.
 pub const TOKEN_BYTES_MAX: usize = 8192;
 
 /// Version of the token's form; part of what is authenticated.
-const FORM: &str = "s1.";
+const FORM: &str = "s2";
 
 /// What a session knows.
 #[derive(Debug, Clone)]
@@ -71,27 +61,7 @@ pub enum SessionError {
     TooLarge,
 }
 
-/// The keys of a fleet: the first seals, all open.
-#[derive(Clone)]
-pub struct KeyRing(Vec<XChaCha20Poly1305>);
-
-impl std::fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyRing({} keys)", self.0.len())
-    }
-}
-
 impl KeyRing {
-    /// A ring of at least one key; `None` for an empty list.
-    #[must_use]
-    pub fn new(keys: &[[u8; KEY_BYTES]]) -> Option<KeyRing> {
-        let ring: Vec<_> = keys
-            .iter()
-            .map(|key| XChaCha20Poly1305::new(key.into()))
-            .collect();
-        (!ring.is_empty()).then_some(KeyRing(ring))
-    }
-
     /// Seals a session into a token of visible ASCII.
     ///
     /// # Errors
@@ -120,16 +90,7 @@ impl KeyRing {
             e: session.expires_unix_s,
         })
         .expect("strings and raw values always serialise");
-        let payload = Payload {
-            msg: &plain,
-            aad: FORM.as_bytes(),
-        };
-        let sealed = self.0[0]
-            .encrypt(&XNonce::from(nonce), payload)
-            .expect("a message of a few kilobytes always encrypts");
-        let mut bytes = nonce.to_vec();
-        bytes.extend_from_slice(&sealed);
-        Ok(format!("{FORM}{}", URL_SAFE_NO_PAD.encode(bytes)))
+        Ok(self.seal_bytes(FORM, None, &plain, nonce))
     }
 
     /// Opens a token.
@@ -148,16 +109,7 @@ impl KeyRing {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token.strip_prefix(FORM)?).ok()?;
-        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>()?;
-        let payload = || Payload {
-            msg: sealed,
-            aad: FORM.as_bytes(),
-        };
-        let plain = self
-            .0
-            .iter()
-            .find_map(|key| key.decrypt(&XNonce::from(*nonce), payload()).ok())?;
+        let plain = self.open_bytes(FORM, None, token)?;
         let wire: Wire = serde_json::from_slice(&plain).ok()?;
         Some(Session {
             id: wire.i,
@@ -176,6 +128,7 @@ impl KeyRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::tests::ring;
     use proptest::prelude::*;
 
     fn session() -> Session {
@@ -187,11 +140,6 @@ mod tests {
             tenant: "acme".into(),
             expires_unix_s: 1000,
         }
-    }
-
-    fn ring(keys: &[u8]) -> KeyRing {
-        let keys: Vec<_> = keys.iter().map(|k| [*k; KEY_BYTES]).collect();
-        KeyRing::new(&keys).unwrap()
     }
 
     #[test]

@@ -380,6 +380,8 @@ pub enum BuiltinSet {
     Files,
     /// HTTP from hosts that are allowed.
     Http,
+    /// What the protocol's conformance suite expects; of no other use.
+    Conformance,
 }
 
 impl Choices for BuiltinSet {
@@ -391,6 +393,7 @@ impl Choices for BuiltinSet {
         (Self::Sqlite, "sqlite"),
         (Self::Files, "files"),
         (Self::Http, "http"),
+        (Self::Conformance, "conformance"),
     ];
 }
 

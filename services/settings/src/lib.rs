@@ -529,7 +529,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         Kind::Builtin => {
             let Some(set) = keys.set else {
                 let write = Some("set = \"time\"".to_owned());
-                let allowed = "one of time, text, json, hash, sqlite, files, http";
+                let allowed = "one of time, text, json, hash, sqlite, files, http, conformance";
                 reader.plugin_problem("plugin.set", "nothing", allowed, write);
                 return None;
             };
@@ -541,8 +541,20 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
             }
         }
     };
+    // The conformance suite calls its fixtures by their own names.
+    let bare = matches!(
+        kind,
+        PluginKind::Builtin {
+            set: BuiltinSet::Conformance,
+            ..
+        }
+    );
+    let prefix = || match bare {
+        true => String::new(),
+        false => format!("{}_", keys.name),
+    };
     Some(Plugin {
-        prefix: keys.prefix.unwrap_or_else(|| format!("{}_", keys.name)),
+        prefix: keys.prefix.unwrap_or_else(prefix),
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
         call_timeout: keys.call_timeout,

@@ -17,11 +17,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("admin-api", &[]),
     ("translate", &["mcp"]),
+    ("legacy", &["mcp", "store"]),
     ("registry", &["store"]),
     (
         "edge",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "policy",
             "registry",

@@ -4,10 +4,14 @@
 //! list is in the order of names, so that two apps with the same plugins answer the same bytes. A cursor is the name after
 //! which the next page begins: it holds on any app and after any change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonschema::Validator;
 use mcp::{Cause, Failure, call::META_SERVER_INFO, members::Members};
 use serde::Serialize;
 use serde_json::{
@@ -15,12 +19,18 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{Freshness, Item, Listing, Scope, State, builtin::hex};
+use super::{
+    Freshness, Item, Listing, Scope, State,
+    builtin::hex,
+    mirror::{self, Mirror},
+};
 
 /// How many things one page has.
 pub const PAGE_MAX: usize = 250;
 /// The longest name that is served, prefix included: what every known client takes.
 pub const NAME_BYTES_MAX: usize = 64;
+/// The largest definition whose schema is compiled, in bytes.
+const SCHEMA_BYTES_MAX: usize = 256 << 10;
 /// The member of a list's `_meta` that names what is missing from it.
 pub const META_MISSING: &str = "dev.sweetmcp/missing";
 
@@ -35,6 +45,42 @@ pub struct Contribution {
     pub listing: Arc<Listing>,
     /// Whether it can be asked.
     pub state: State,
+    /// What it can do beside its lists.
+    pub can: Can,
+}
+
+/// What plugins can do beside their lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Can {
+    /// Complete arguments.
+    pub complete: bool,
+    /// Tell of resources' changes.
+    pub subscribe: bool,
+    /// Tell what they do while they do it.
+    pub log: bool,
+    /// Work in tasks (extension).
+    pub tasks: bool,
+}
+
+impl Can {
+    /// Asks for each by its JSON Pointer into a server's capabilities.
+    pub fn of(has: impl Fn(&str) -> bool) -> Self {
+        Self {
+            complete: has("/completions"),
+            subscribe: has("/resources/subscribe"),
+            log: has("/logging"),
+            tasks: has("/extensions/io.modelcontextprotocol~1tasks"),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            complete: self.complete || other.complete,
+            subscribe: self.subscribe || other.subscribe,
+            log: self.log || other.log,
+            tasks: self.tasks || other.tasks,
+        }
+    }
 }
 
 /// A list of the protocol.
@@ -84,8 +130,69 @@ pub struct Entry {
     pub plugin: usize,
     /// The plugin's own name for it.
     pub key: String,
+    /// Arguments of a tool that stand in the head too.
+    pub mirrors: Vec<Mirror>,
     /// The definition under its public name.
     raw: Box<RawValue>,
+    /// The compiled `inputSchema`, made when it is first needed; `None` if it cannot be compiled.
+    arguments: Arc<OnceLock<Option<Validator>>>,
+}
+
+impl Entry {
+    fn new(plugin: usize, key: String, raw: Box<RawValue>, mirrors: Vec<Mirror>) -> Self {
+        Self {
+            plugin,
+            key,
+            mirrors,
+            raw,
+            arguments: Arc::default(),
+        }
+    }
+
+    /// Holds arguments against the tool's `inputSchema`. Returns the result that says what does not fit, if anything does
+    /// not. A schema that cannot be compiled refuses nothing: the plugin looks for itself.
+    ///
+    /// # Errors
+    /// [`Cause::InvalidParams`] for arguments that are no object.
+    pub fn check_arguments(
+        &self,
+        arguments: Option<&RawValue>,
+    ) -> Result<Option<Box<RawValue>>, Failure> {
+        let arguments: Value = match arguments {
+            None => json!({}),
+            Some(raw) => serde_json::from_str(raw.get())
+                .ok()
+                .filter(Value::is_object)
+                .ok_or_else(|| {
+                    Failure::say(Cause::InvalidParams, "params.arguments must be an object")
+                })?,
+        };
+        let compiled = self.arguments.get_or_init(|| compile(&self.raw));
+        let problems = compiled
+            .as_ref()
+            .map(|validator| crate::schema::misfits(validator, &arguments))
+            .unwrap_or_default();
+        if problems.is_empty() {
+            return Ok(None);
+        }
+        to_raw_value(&crate::schema::refusal(&problems))
+            .map(Some)
+            .map_err(|_| Failure::new(Cause::Internal))
+    }
+}
+
+fn input_schema(definition: &RawValue) -> Option<Value> {
+    let members = Members::parse(definition).ok()?;
+    serde_json::from_str(members.get("inputSchema")?.get()).ok()
+}
+
+fn compile(definition: &RawValue) -> Option<Validator> {
+    if definition.get().len() > SCHEMA_BYTES_MAX {
+        return None;
+    }
+    crate::schema::options()
+        .build(&input_schema(definition)?)
+        .ok()
 }
 
 /// Something that is not offered, or may be out of date, and why.
@@ -107,6 +214,8 @@ pub struct Catalogue {
     first_pages: BTreeMap<List, Arc<RawValue>>,
     missing: Vec<Missing>,
     freshness: Freshness,
+    can: Can,
+    digests: BTreeMap<List, String>,
     digest: String,
 }
 
@@ -116,13 +225,16 @@ impl Catalogue {
         let mut catalogue = Self {
             freshness: freshness(contributions),
             missing: contributions.iter().filter_map(missing).collect(),
+            can: contributions
+                .iter()
+                .fold(Can::default(), |so_far, from| so_far.or(from.can)),
             ..Self::default()
         };
         for list in List::ALL {
             let entries = catalogue.entries(list, contributions);
             catalogue.lists.insert(list, entries);
         }
-        catalogue.digest = catalogue.fingerprint();
+        catalogue.fingerprint();
         for list in List::ALL {
             if let Ok(page) = catalogue.write_page(list, None) {
                 catalogue.first_pages.insert(list, page);
@@ -136,15 +248,15 @@ impl Catalogue {
         for (plugin, from) in contributions.iter().enumerate() {
             for item in list.of(&from.listing) {
                 match public(item, list, &from.prefix) {
-                    Ok((name, raw)) if !entries.contains_key(&name) => {
-                        let key = item.key.clone();
-                        entries.insert(name, Entry { plugin, key, raw });
+                    Ok((name, raw, mirrors)) if !entries.contains_key(&name) => {
+                        let entry = Entry::new(plugin, item.key.clone(), raw, mirrors);
+                        entries.insert(name, entry);
                     }
                     refused => self.missing.push(Missing {
                         plugin: from.plugin.to_string(),
                         state: from.state.as_str(),
                         reason: match refused {
-                            Ok((name, _)) => {
+                            Ok((name, _, _)) => {
                                 format!("{name:?} is taken by a plugin configured before")
                             }
                             Err(reason) => reason,
@@ -205,6 +317,16 @@ impl Catalogue {
         &self.digest
     }
 
+    /// Returns the digest of one list.
+    pub fn digest_of(&self, list: List) -> Option<&str> {
+        self.digests.get(&list).map(String::as_str)
+    }
+
+    /// Returns what the plugins can do beside their lists.
+    pub fn can(&self) -> Can {
+        self.can
+    }
+
     /// Returns a page of a list as a `result`, after `cursor`.
     ///
     /// # Errors
@@ -255,23 +377,30 @@ impl Catalogue {
         Ok(result.to_raw().into())
     }
 
-    fn fingerprint(&self) -> String {
-        let mut hash = Context::new(&SHA256);
+    fn fingerprint(&mut self) {
+        let mut whole = Context::new(&SHA256);
         for (list, entries) in &self.lists {
-            hash.update(list.member().as_bytes());
+            let mut hash = Context::new(&SHA256);
             for entry in entries.values() {
                 hash.update(entry.raw.get().as_bytes());
                 hash.update(&[0]);
             }
+            let digest = hash.finish();
+            whole.update(list.member().as_bytes());
+            whole.update(digest.as_ref());
+            self.digests.insert(*list, hex(digest.as_ref()));
         }
-        hex(hash.finish().as_ref())
+        self.digest = hex(whole.finish().as_ref());
     }
 }
 
-/// Returns the public name and definition, or why there is none.
-fn public(item: &Item, list: List, prefix: &str) -> Result<(String, Box<RawValue>), String> {
+/// A public name, the definition under it, and the arguments that the head repeats.
+type Public = (String, Box<RawValue>, Vec<Mirror>);
+
+/// Returns what is offered, or why it is not.
+fn public(item: &Item, list: List, prefix: &str) -> Result<Public, String> {
     if !list.has_names() {
-        return Ok((item.key.clone(), item.raw.clone()));
+        return Ok((item.key.clone(), item.raw.clone(), Vec::new()));
     }
     let name = format!("{prefix}{}", item.key);
     let fits = name.len() <= NAME_BYTES_MAX
@@ -288,7 +417,14 @@ fn public(item: &Item, list: List, prefix: &str) -> Result<(String, Box<RawValue
     let mut definition = Members::parse(&item.raw).map_err(unreadable)?;
     definition.set("name", to_raw_value(&name).map_err(unreadable)?);
     let raw = definition.to_raw();
-    Ok((name, raw))
+    let mirrors = match list {
+        List::Tools if raw.get().contains("x-mcp-header") => {
+            let schema = input_schema(&raw).unwrap_or_default();
+            mirror::find(&schema).map_err(|why| format!("{name:?}: {why}"))?
+        }
+        _ => Vec::new(),
+    };
+    Ok((name, raw, mirrors))
 }
 
 fn missing(from: &Contribution) -> Option<Missing> {
@@ -348,12 +484,22 @@ fn read_cursor(cursor: &str) -> Result<String, Failure> {
 
 /// Returns the capabilities that the catalogue has something for.
 pub fn capabilities(catalogue: &Catalogue) -> Value {
-    let mut capabilities = json!({"tools": {}});
+    let can = catalogue.can();
+    let mut capabilities = json!({"tools": {"listChanged": true}});
     if catalogue.len(List::Prompts) > 0 {
-        capabilities["prompts"] = json!({});
+        capabilities["prompts"] = json!({"listChanged": true});
     }
     if catalogue.len(List::Resources) + catalogue.len(List::Templates) > 0 {
-        capabilities["resources"] = json!({});
+        capabilities["resources"] = json!({"listChanged": true, "subscribe": can.subscribe});
+    }
+    if can.complete {
+        capabilities["completions"] = json!({});
+    }
+    if can.log {
+        capabilities["logging"] = json!({});
+    }
+    if can.tasks {
+        capabilities["extensions"] = json!({"io.modelcontextprotocol/tasks": {}});
     }
     capabilities
 }
@@ -382,6 +528,7 @@ mod tests {
                 ..Listing::default()
             }),
             state,
+            can: Can::default(),
         }
     }
 

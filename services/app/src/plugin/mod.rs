@@ -1,50 +1,32 @@
 //! Plugins: where tools come from. Every kind has the same inner shape, so that the rest of the app knows no kind.
 //!
 //! - [`Plugin`]: the kinds, and what each can be asked
+//! - [`context`]: whom work is done for; [`notices`]: what it tells before its result
+//! - [`hub`]: who listens for changes
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
+//! - [`mirror`]: arguments that the head repeats
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
+//! - [`conformance`]: what the protocol's conformance suite expects
 //! - [`stdio`]: MCP servers as child processes
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use futures::future::BoxFuture;
 use mcp::{Failure, Method, members::Members};
 use serde_json::value::RawValue;
-use telemetry::{RequestId, trace::TraceContext};
-use tokio_util::sync::CancellationToken;
 
 pub mod builtin;
 pub mod catalogue;
+pub mod conformance;
+pub mod context;
+pub mod hub;
+pub mod mirror;
 pub mod mounts;
+pub mod notices;
 pub mod stdio;
 
-/// What every piece of work knows of the request that it is done for.
-#[derive(Debug, Clone)]
-pub struct CallContext {
-    /// The request's ID, as in every log line and in what upstream servers receive.
-    pub request_id: RequestId,
-    /// Where in its trace the request is served.
-    pub trace: TraceContext,
-    /// When nobody waits any more.
-    pub deadline: Instant,
-    /// Set when nobody waits any more before that.
-    pub cancelled: CancellationToken,
-}
-
-impl CallContext {
-    /// Tells whether nobody waits any more.
-    pub fn is_over(&self) -> bool {
-        self.cancelled.is_cancelled() || Instant::now() >= self.deadline
-    }
-
-    /// Returns how long somebody still waits.
-    pub fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-}
+pub use context::{CallContext, Client};
 
 /// What a plugin answered.
 #[derive(Debug)]
@@ -53,6 +35,25 @@ pub enum Answer {
     Result(Box<RawValue>),
     /// A JSON-RPC error object of the plugin's own.
     Error(Box<RawValue>),
+    /// Questions to the client. The work goes on when they are answered; it is given up when this is dropped.
+    Questions(Box<dyn Parked>),
+}
+
+/// The client's answers by the keys of the questions: each the `result` of that question.
+pub type Inputs = BTreeMap<String, Box<RawValue>>;
+
+/// Work that waits for its client's answers.
+pub trait Parked: std::fmt::Debug + Send + Sync {
+    /// Returns the questions by their keys, each with `method` and `params`. Only such that the client declared to take.
+    fn questions(&self) -> Inputs;
+
+    /// Goes on with the answers that there are; what is still unanswered is asked again. `context` is that of the request
+    /// that brought them.
+    fn resume(
+        self: Box<Self>,
+        inputs: Inputs,
+        context: CallContext,
+    ) -> BoxFuture<'static, Result<Answer, Failure>>;
 }
 
 /// One thing that a plugin offers, under its own name or URI.
@@ -148,11 +149,11 @@ impl State {
 /// A request to a plugin, under the plugin's own names.
 #[derive(Debug)]
 pub struct Ask<'a> {
-    /// `tools/call`, `prompts/get`, `resources/read` or `completion/complete`.
+    /// `tools/call`, `prompts/get`, `resources/read`, `completion/complete` or a method of the tasks extension.
     pub method: &'a Method,
-    /// Name or URI without prefix.
+    /// Name or URI without prefix; a task's id.
     pub key: &'a str,
-    /// The parameters; the name or URI in them is still the caller's.
+    /// The parameters; the name or URI in them is still the caller's, save that in `ref`.
     pub params: Members<'a>,
     /// The request that it is for.
     pub context: CallContext,
@@ -163,6 +164,8 @@ pub struct Ask<'a> {
 pub enum Plugin {
     /// Tools of this process.
     Builtin(builtin::Builtin),
+    /// What the conformance suite expects.
+    Conformance(conformance::Conformance),
     /// A child process that speaks MCP.
     Stdio(stdio::Stdio),
 }
@@ -171,7 +174,7 @@ impl Plugin {
     /// Returns the kind's word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Builtin(_) => "builtin",
+            Self::Builtin(_) | Self::Conformance(_) => "builtin",
             Self::Stdio(_) => "stdio",
         }
     }
@@ -180,6 +183,7 @@ impl Plugin {
     pub fn listing(&self) -> Arc<Listing> {
         match self {
             Self::Builtin(builtin) => builtin.listing(),
+            Self::Conformance(fixtures) => fixtures.listing(),
             Self::Stdio(stdio) => stdio.listing(),
         }
     }
@@ -187,7 +191,7 @@ impl Plugin {
     /// Returns whether it can be asked.
     pub fn state(&self) -> State {
         match self {
-            Self::Builtin(_) => State::Ready,
+            Self::Builtin(_) | Self::Conformance(_) => State::Ready,
             Self::Stdio(stdio) => stdio.state(),
         }
     }
@@ -199,14 +203,46 @@ impl Plugin {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         match self {
             Self::Builtin(builtin) => builtin.call(ask.key, &ask.params, ask.context).await,
+            Self::Conformance(fixtures) => fixtures.ask(ask).await,
             Self::Stdio(stdio) => stdio.ask(ask).await,
+        }
+    }
+
+    /// Tells whether it told that it can do what stands under this JSON Pointer of its capabilities.
+    pub fn has_capability(&self, pointer: &str) -> bool {
+        match self {
+            Self::Builtin(_) => false,
+            Self::Conformance(fixtures) => fixtures.has_capability(pointer),
+            Self::Stdio(stdio) => stdio.has_capability(pointer),
+        }
+    }
+
+    /// Tells whether the arguments of a tool call are to be checked before it is asked: whether it does not do so itself.
+    pub fn wants_checked_arguments(&self) -> bool {
+        !matches!(self, Self::Builtin(_))
+    }
+
+    /// Wants to know of a resource's changes from now on, by the [`hub::Hub`]. False if it cannot tell.
+    pub fn watch(&self, uri: &str) -> bool {
+        match self {
+            Self::Builtin(_) => false,
+            Self::Conformance(_) => true,
+            Self::Stdio(stdio) => stdio.watch(uri),
+        }
+    }
+
+    /// Takes one [`Plugin::watch`] back.
+    pub fn unwatch(&self, uri: &str) {
+        match self {
+            Self::Builtin(_) | Self::Conformance(_) => {}
+            Self::Stdio(stdio) => stdio.unwatch(uri),
         }
     }
 
     /// Ends the plugin and waits until nothing of it is left.
     pub async fn stop(&self) {
         match self {
-            Self::Builtin(_) => {}
+            Self::Builtin(_) | Self::Conformance(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
         }
     }

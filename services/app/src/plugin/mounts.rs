@@ -7,12 +7,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mcp::{Cause, Failure, Method, members::Members};
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     Answer, Ask, CallContext, Plugin, State,
     builtin::{Builtin, Set, SetError},
-    catalogue::{Catalogue, Contribution, List},
+    catalogue::{Can, Catalogue, Contribution, Entry, List},
+    conformance::Conformance,
+    hub::{Change, Filter, Hub, Listener},
     stdio::{Stdio, StdioSpec, process::Spawner},
 };
 
@@ -32,6 +35,8 @@ pub struct Spec {
 pub enum Kind {
     /// Tools of this process.
     Builtin(Set),
+    /// What the conformance suite expects.
+    Conformance,
     /// A child process that speaks MCP.
     Stdio(StdioSpec),
 }
@@ -47,6 +52,9 @@ pub enum MountError {
         /// Why.
         source: SetError,
     },
+    /// The fixtures of the conformance suite cannot be read.
+    #[error("the fixtures of the conformance suite cannot be read")]
+    Fixtures(#[source] serde_json::Error),
     /// There is no thread that could start children.
     #[error("the thread that starts plugin processes cannot be had")]
     Spawner(#[source] std::io::Error),
@@ -69,6 +77,17 @@ pub struct Mounts {
     catalogue: ArcSwap<Catalogue>,
     /// Counts the snapshots.
     versions: watch::Sender<u64>,
+    /// Who listens for changes.
+    hub: Arc<Hub>,
+}
+
+/// An answer, and the plugin that gave it.
+#[derive(Debug)]
+pub struct Asked {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// What it answered.
+    pub answer: Answer,
 }
 
 impl Mounts {
@@ -78,6 +97,7 @@ impl Mounts {
     /// [`MountError`] when a built-in set cannot be served; a child that does not start costs only its own tools.
     pub fn start(specs: Vec<Spec>) -> Result<Arc<Self>, MountError> {
         let changed = Arc::new(Notify::new());
+        let hub = Arc::new(Hub::default());
         let spawner = Spawner::start().map_err(MountError::Spawner)?;
         let threads = Arc::new(Semaphore::new(
             2 * std::thread::available_parallelism().map_or(2, usize::from),
@@ -93,8 +113,11 @@ impl Mounts {
                             source,
                         })?)
                     }
+                    Kind::Conformance => {
+                        Plugin::Conformance(Conformance::open(&hub).map_err(MountError::Fixtures)?)
+                    }
                     Kind::Stdio(stdio) => {
-                        Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed))
+                        Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed, &hub))
                     }
                 };
                 Ok(Mounted {
@@ -108,6 +131,7 @@ impl Mounts {
             mounted,
             catalogue: ArcSwap::default(),
             versions: watch::Sender::new(0),
+            hub,
         });
         mounts.refresh();
         tokio::spawn(follow(Arc::downgrade(&mounts), changed));
@@ -149,7 +173,8 @@ impl Mounts {
             .collect()
     }
 
-    /// Finds the plugin that stands behind a public name or URI, and asks it.
+    /// Finds the plugin that stands behind a public name or URI, and asks it. Arguments that do not fit a tool's schema are
+    /// answered here, with a result that says so.
     ///
     /// # Errors
     /// [`Cause::InvalidParams`] for a name or URI that nobody serves; else what [`Plugin::ask`] says.
@@ -157,30 +182,101 @@ impl Mounts {
         &self,
         method: &Method,
         name: &str,
-        params: Members<'_>,
+        mut params: Members<'_>,
         context: CallContext,
-    ) -> Result<Answer, Failure> {
-        let catalogue = self.catalogue.load();
+    ) -> Result<Asked, Failure> {
+        let catalogue = self.catalogue.load_full();
         let (plugin, key) = match method {
-            Method::ToolsCall => named(&catalogue, List::Tools, name, "tool")?,
-            Method::PromptsGet => named(&catalogue, List::Prompts, name, "prompt")?,
-            Method::ResourcesRead => {
-                let no_such = || {
-                    Failure::say(Cause::InvalidParams, "no such resource")
-                        .with_data(&serde_json::json!({"uri": name}))
-                };
-                (catalogue.owner(name).ok_or_else(no_such)?, name.to_owned())
+            Method::ToolsCall => {
+                let entry = named(&catalogue, List::Tools, name, "tool")?;
+                if self.mounted[entry.plugin].plugin.wants_checked_arguments()
+                    && let Some(refused) = entry.check_arguments(params.get("arguments"))?
+                {
+                    return Ok(Asked {
+                        plugin: Arc::clone(&self.mounted[entry.plugin].name),
+                        answer: Answer::Result(refused),
+                    });
+                }
+                (entry.plugin, entry.key.clone())
+            }
+            Method::PromptsGet => {
+                let entry = named(&catalogue, List::Prompts, name, "prompt")?;
+                (entry.plugin, entry.key.clone())
+            }
+            Method::ResourcesRead => (owner(&catalogue, name)?, name.to_owned()),
+            Method::Complete => {
+                let reference = completed(&catalogue, &params)?;
+                params.set("ref", reference.raw);
+                (reference.plugin, reference.key)
             }
             _ => return Err(Failure::new(Cause::MethodNotFound)),
         };
         drop(catalogue);
+        self.ask_at(plugin, method, &key, params, context).await
+    }
+
+    /// Asks the plugin of this name.
+    ///
+    /// # Errors
+    /// [`Cause::InvalidParams`] if there is none; else what [`Plugin::ask`] says.
+    pub async fn ask_plugin(
+        &self,
+        plugin: &str,
+        method: &Method,
+        key: &str,
+        params: Members<'_>,
+        context: CallContext,
+    ) -> Result<Answer, Failure> {
+        let found = self.mounted.iter().position(|one| &*one.name == plugin);
+        let plugin = found.ok_or_else(|| {
+            Failure::say(Cause::InvalidParams, "the plugin is not served any more")
+        })?;
+        let asked = self.ask_at(plugin, method, key, params, context).await?;
+        Ok(asked.answer)
+    }
+
+    async fn ask_at(
+        &self,
+        plugin: usize,
+        method: &Method,
+        key: &str,
+        params: Members<'_>,
+        context: CallContext,
+    ) -> Result<Asked, Failure> {
+        let one = &self.mounted[plugin];
         let ask = Ask {
             method,
-            key: &key,
+            key,
             params,
             context,
         };
-        self.mounted[plugin].plugin.ask(ask).await
+        let answer = one.plugin.ask(ask).await?;
+        Ok(Asked {
+            plugin: Arc::clone(&one.name),
+            answer,
+        })
+    }
+
+    /// Listens for changes. Resources that nobody serves, or whose plugin cannot tell, are left out.
+    pub fn listen(self: &Arc<Self>, mut asked: Filter) -> Subscription {
+        let catalogue = self.catalogue.load();
+        let mut watched = Vec::new();
+        asked.uris.retain(|uri| {
+            let plugin = catalogue.owner(uri);
+            let granted = plugin.is_some_and(|plugin| self.mounted[plugin].plugin.watch(uri));
+            watched.extend(plugin.filter(|_| granted));
+            granted
+        });
+        Subscription {
+            listener: self.hub.listen(asked),
+            mounts: Arc::clone(self),
+            watched: watched.into(),
+        }
+    }
+
+    /// Returns how many listen for changes.
+    pub fn listeners(&self) -> usize {
+        self.hub.listeners()
     }
 
     /// Ends all plugins and waits until nothing of them is left.
@@ -197,25 +293,117 @@ impl Mounts {
                 prefix: one.prefix.clone(),
                 listing: one.plugin.listing(),
                 state: one.plugin.state(),
+                can: Can::of(|pointer| one.plugin.has_capability(pointer)),
             })
             .collect();
-        self.catalogue
-            .store(Arc::new(Catalogue::merge(&contributions)));
+        let merged = Arc::new(Catalogue::merge(&contributions));
+        let before = self.catalogue.swap(Arc::clone(&merged));
         self.versions.send_modify(|version| *version += 1);
+        for (lists, change) in [
+            (&[List::Tools][..], Change::Tools),
+            (&[List::Prompts], Change::Prompts),
+            (&[List::Resources, List::Templates], Change::Resources),
+        ] {
+            if lists
+                .iter()
+                .any(|list| before.digest_of(*list) != merged.digest_of(*list))
+            {
+                self.hub.announce(&change);
+            }
+        }
     }
 }
 
-fn named(
-    catalogue: &Catalogue,
+/// One client's wish to know of changes, until it is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    listener: Listener,
+    mounts: Arc<Mounts>,
+    /// The plugins of the resources, in the order of their URIs.
+    watched: Box<[usize]>,
+}
+
+impl Subscription {
+    /// Returns what is told.
+    pub fn wants(&self) -> &Filter {
+        self.listener.wants()
+    }
+
+    /// Waits for the next change. May be dropped and called again.
+    pub async fn next(&self) -> Change {
+        self.listener.next().await
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        for (plugin, uri) in self.watched.iter().zip(&self.listener.wants().uris) {
+            self.mounts.mounted[*plugin].plugin.unwatch(uri);
+        }
+    }
+}
+
+fn named<'a>(
+    catalogue: &'a Catalogue,
     list: List,
     name: &str,
     what: &str,
-) -> Result<(usize, String), Failure> {
-    let entry = catalogue.find(list, name).ok_or_else(|| {
+) -> Result<&'a Entry, Failure> {
+    catalogue.find(list, name).ok_or_else(|| {
         Failure::say(Cause::InvalidParams, format!("no such {what}"))
             .with_data(&serde_json::json!({"name": name}))
-    })?;
-    Ok((entry.plugin, entry.key.clone()))
+    })
+}
+
+fn owner(catalogue: &Catalogue, uri: &str) -> Result<usize, Failure> {
+    catalogue.owner(uri).ok_or_else(|| {
+        Failure::say(Cause::InvalidParams, "no such resource")
+            .with_data(&serde_json::json!({"uri": uri}))
+    })
+}
+
+/// What a `completion/complete` is about.
+struct Reference {
+    plugin: usize,
+    key: String,
+    /// `params.ref` under the plugin's own name.
+    raw: Box<RawValue>,
+}
+
+fn completed(catalogue: &Catalogue, params: &Members<'_>) -> Result<Reference, Failure> {
+    let invalid = || {
+        Failure::say(
+            Cause::InvalidParams,
+            "params.ref must be a ref/prompt with a name or a ref/resource with a uri",
+        )
+    };
+    let given = params.get("ref").ok_or_else(invalid)?;
+    let mut reference = Members::parse(given).map_err(|_| invalid())?;
+    let (plugin, key) = match reference.get_str("type").as_deref() {
+        Some("ref/prompt") => {
+            let name = reference.get_str("name").ok_or_else(invalid)?;
+            let entry = named(catalogue, List::Prompts, &name, "prompt")?;
+            let own = to_raw_value(&entry.key).map_err(|_| Failure::new(Cause::Internal))?;
+            reference.set("name", own);
+            (entry.plugin, entry.key.clone())
+        }
+        Some("ref/resource") => {
+            let uri = reference.get_str("uri").ok_or_else(invalid)?;
+            // The URI of a template is the template itself.
+            let template = catalogue.find(List::Templates, &uri);
+            let plugin = match template {
+                Some(entry) => entry.plugin,
+                None => owner(catalogue, &uri)?,
+            };
+            (plugin, uri)
+        }
+        _ => return Err(invalid()),
+    };
+    Ok(Reference {
+        plugin,
+        key,
+        raw: reference.to_raw(),
+    })
 }
 
 /// Makes a new snapshot after every change, for as long as there is anybody to read it.

@@ -3,13 +3,16 @@
 //! HTTP statuses speak of the HTTP request and of this app: a plugin that is down or answers nonsense is told in the JSON-RPC
 //! error under 200, since the app itself is well and other tools of it can be called.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{Extension, extract::State, response::Response};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use futures::FutureExt as _;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use mcp::{
-    Cause, Failure, Id, Method, Outcome, Revision, call::META_SERVER_INFO, envelope,
+    Cause, Failure, Id, Method, Outcome, Revision,
+    call::{META_CLIENT_CAPABILITIES, META_SERVER_INFO},
+    envelope, headers,
     members::Members,
 };
 use serde_json::{
@@ -19,14 +22,20 @@ use serde_json::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Server, Story,
+    Server, Story, changes,
     intake::{self, Request, Wanted},
-    story::json,
+    rounds,
+    stream::{self, Finished},
 };
 use crate::plugin::{
-    Answer, CallContext,
+    Answer, CallContext, Client,
     catalogue::{List, capabilities},
+    mirror,
+    notices::{Level, Notices, Wishes},
 };
+
+/// The member of `params._meta` that says which log messages the client wants.
+const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
 /// Serves `POST /mcp`.
 pub(crate) async fn serve(
@@ -35,78 +44,99 @@ pub(crate) async fn serve(
     head: HeaderMap,
     body: Bytes,
 ) -> Response {
-    match intake::read(&head, &body) {
-        Ok(Wanted::Request(request)) => {
-            story.facts().id = Some(request.id.clone());
-            answer(&server, &story, request).await
-        }
-        Ok(Wanted::Notification) => accepted(&story),
+    let accepts = match intake::origin(&head).and_then(|()| intake::media(&head)) {
+        Ok(accepts) => accepts,
+        Err(failure) => return story.fail(&failure),
+    };
+    let request = match intake::read(&head, &body) {
+        Ok(Wanted::Request(request)) => request,
+        Ok(Wanted::Notification) => return accepted(&story).into_json(),
         Err(refusal) => {
             story.facts().id = refusal.id;
-            story.fail(&refusal.failure)
+            return story.fail(&refusal.failure);
         }
+    };
+    note(&server, &story, &request);
+    if request.method.as_str() == intake::LISTEN {
+        return changes::open(&server, &story, accepts, request);
     }
+    if !takes_time(&request.method) {
+        let listed = list(&server, &request);
+        let finished = succeed_or_fail(&story, &request.id, listed);
+        return stream::respond(
+            &server,
+            &story,
+            accepts,
+            std::future::ready(finished).boxed(),
+            None,
+        )
+        .await;
+    }
+    let (wishes, client) = match (wishes(&request.params), client(&head, &request.params)) {
+        (Ok(wishes), Ok(client)) => (wishes, client),
+        (Err(failure), _) | (_, Err(failure)) => return story.fail(&failure),
+    };
+    let (notices, heard) = match Notices::open(wishes) {
+        Some((notices, heard)) => (notices, Some(heard)),
+        None => (Notices::default(), None),
+    };
+    drop(request);
+    let work = {
+        let (server, story) = (server.clone(), Arc::clone(&story));
+        async move { work(&server, &story, &head, &body, client, notices).await }
+    };
+    stream::respond(&server, &story, accepts, work.boxed(), heard).await
 }
 
-fn accepted(story: &Story) -> Response {
+fn accepted(story: &Story) -> Finished {
     story.facts().outcome = Some(Outcome::Ok);
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::ACCEPTED;
-    response
+    Finished {
+        status: StatusCode::ACCEPTED,
+        outcome: Outcome::Ok,
+        body: Vec::new(),
+    }
 }
 
-async fn answer(server: &Server, story: &Story, request: Request<'_>) -> Response {
-    let Request {
-        id,
+/// Tells the story what is asked.
+fn note(server: &Server, story: &Story, request: &Request<'_>) {
+    let catalogue = server.mounts.catalogue();
+    let mut facts = story.facts();
+    facts.id = Some(request.id.clone());
+    facts.method = request.method.label();
+    facts.tool = request
+        .name
+        .as_deref()
+        .filter(|name| {
+            request.method == Method::ToolsCall && catalogue.find(List::Tools, name).is_some()
+        })
+        .map(str::to_owned);
+}
+
+/// Whether a plugin must be asked.
+fn takes_time(method: &Method) -> bool {
+    !matches!(
         method,
-        name,
-        params,
-    } = request;
-    {
-        let mut facts = story.facts();
-        facts.method = method.label();
-        facts.tool = name
-            .as_deref()
-            .filter(|name| {
-                method == Method::ToolsCall
-                    && server.mounts.catalogue().find(List::Tools, name).is_some()
-            })
-            .map(str::to_owned);
-    }
-    let list = |list| {
-        let cursor = params
-            .get("cursor")
-            .map(|_| params.get_str("cursor").unwrap_or_default());
-        server.mounts.catalogue().page(list, cursor.as_deref())
-    };
-    let listed = match &method {
-        Method::Discover => discover(server),
-        Method::ToolsList => list(List::Tools),
-        Method::PromptsList => list(List::Prompts),
-        Method::ResourcesList => list(List::Resources),
-        Method::ResourceTemplatesList => list(List::Templates),
-        _ => {
-            let name = name.unwrap_or_default();
-            let asked = server
-                .mounts
-                .ask(&method, &name, params, context(story))
-                .await;
-            return finish(story, &id, asked);
-        }
-    };
-    match listed {
-        Ok(result) => succeed(story, &id, &result, Outcome::Ok),
-        Err(failure) => story.fail(&failure),
-    }
+        Method::Discover
+            | Method::ToolsList
+            | Method::PromptsList
+            | Method::ResourcesList
+            | Method::ResourceTemplatesList
+    )
 }
 
-fn context(story: &Story) -> CallContext {
-    CallContext {
-        request_id: story.request_id.clone(),
-        trace: story.trace.clone(),
-        deadline: story.facts().until.unwrap_or_else(Instant::now),
-        cancelled: CancellationToken::new(),
-    }
+fn list(server: &Server, request: &Request<'_>) -> Result<Arc<RawValue>, Failure> {
+    let list = match request.method {
+        Method::ToolsList => List::Tools,
+        Method::PromptsList => List::Prompts,
+        Method::ResourcesList => List::Resources,
+        Method::ResourceTemplatesList => List::Templates,
+        _ => return discover(server),
+    };
+    let params = &request.params;
+    let cursor = params
+        .get("cursor")
+        .map(|_| params.get_str("cursor").unwrap_or_default());
+    server.mounts.catalogue().page(list, cursor.as_deref())
 }
 
 fn discover(server: &Server) -> Result<Arc<RawValue>, Failure> {
@@ -124,7 +154,110 @@ fn discover(server: &Server) -> Result<Arc<RawValue>, Failure> {
     Ok(result.into())
 }
 
-fn finish(story: &Story, id: &Id, asked: Result<Answer, Failure>) -> Response {
+/// Asks a plugin. Dropping the future cancels the work.
+async fn work(
+    server: &Server,
+    story: &Story,
+    head: &HeaderMap,
+    body: &[u8],
+    client: Arc<Client>,
+    notices: Notices,
+) -> Finished {
+    // Read once more instead of being kept: the request borrows from the body.
+    let Ok(Wanted::Request(request)) = intake::read(head, body) else {
+        return story.failed(&Failure::new(Cause::Internal));
+    };
+    let context = CallContext {
+        request_id: story.request_id.clone(),
+        trace: story.trace.clone(),
+        deadline: story.deadline(),
+        cancelled: CancellationToken::new(),
+        client,
+        notices,
+    };
+    let id = request.id.clone();
+    let asked = match mirrored(server, head, &request) {
+        Ok(()) => rounds::ask(server, request, context, SystemTime::now()).await,
+        Err(failure) => Err(failure),
+    };
+    finish(story, &id, asked)
+}
+
+/// Checks the `Mcp-Param-*` headers of a tool call.
+fn mirrored(server: &Server, head: &HeaderMap, request: &Request<'_>) -> Result<(), Failure> {
+    let catalogue = server.mounts.catalogue();
+    let entry = match (&request.method, &request.name) {
+        (Method::ToolsCall, Some(name)) => catalogue.find(List::Tools, name),
+        _ => None,
+    };
+    match entry {
+        Some(entry) if !entry.mirrors.is_empty() => {
+            mirror::check(head, &entry.mirrors, request.params.get("arguments"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn client(head: &HeaderMap, params: &Members<'_>) -> Result<Arc<Client>, Failure> {
+    let meta = meta(params)?;
+    let said = |name: &str| {
+        head.get(name)
+            .map(HeaderValue::as_bytes)
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .unwrap_or_default()
+    };
+    let capabilities = meta
+        .get(META_CLIENT_CAPABILITIES)
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default();
+    Ok(Arc::new(Client {
+        principal: said(headers::PRINCIPAL),
+        tenant: said(headers::TENANT),
+        capabilities,
+    }))
+}
+
+fn wishes(params: &Members<'_>) -> Result<Wishes, Failure> {
+    let meta = meta(params)?;
+    let invalid = |text: String| Failure::say(Cause::InvalidParams, text);
+    let token = meta.get("progressToken");
+    if token.is_some_and(|raw| {
+        !raw.get()
+            .starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
+    }) {
+        return Err(invalid(
+            "params._meta.progressToken must be a string or a number".into(),
+        ));
+    }
+    let log_level = match meta.get(META_LOG_LEVEL) {
+        None => None,
+        Some(_) => Some(
+            meta.get_str(META_LOG_LEVEL)
+                .and_then(|word| word.parse::<Level>().ok())
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "params._meta[\"{META_LOG_LEVEL}\"] is no log level"
+                    ))
+                })?,
+        ),
+    };
+    Ok(Wishes {
+        progress_token: token.map(ToOwned::to_owned),
+        log_level,
+    })
+}
+
+fn meta<'a>(params: &'a Members<'_>) -> Result<Members<'a>, Failure> {
+    params.get("_meta").map_or_else(
+        || Ok(Members::default()),
+        |raw| {
+            Members::parse(raw)
+                .map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))
+        },
+    )
+}
+
+fn finish(story: &Story, id: &Id, asked: Result<Answer, Failure>) -> Finished {
     match asked {
         Ok(Answer::Result(result)) => {
             let outcome = if is_error(&result) {
@@ -140,25 +273,50 @@ fn finish(story: &Story, id: &Id, asked: Result<Answer, Failure>) -> Response {
             facts.origin = mcp::Origin::Upstream.as_str();
             facts.cause = "PluginError";
             drop(facts);
-            json(
-                StatusCode::OK,
-                Outcome::Error,
-                envelope::write_error(id, &error),
-            )
+            Finished {
+                status: status_of(&error),
+                outcome: Outcome::Error,
+                body: envelope::write_error(id, &error),
+            }
         }
+        // `rounds` has put them to the client as a result.
+        Ok(Answer::Questions(_)) => story.failed(&Failure::new(Cause::Internal)),
         Err(failure) => match failure.cause {
             Cause::NoBackend
             | Cause::UpstreamBroken
             | Cause::UpstreamInvalid
-            | Cause::Overloaded => story.fail_with(&failure, StatusCode::OK),
-            _ => story.fail(&failure),
+            | Cause::Overloaded => story.failed_with(&failure, StatusCode::OK),
+            _ => story.failed(&failure),
         },
     }
 }
 
-fn succeed(story: &Story, id: &Id, result: &RawValue, outcome: Outcome) -> Response {
+/// A plugin's error is told under 200, save one that the specification gives a status.
+fn status_of(error: &RawValue) -> StatusCode {
+    let code = Members::parse(error)
+        .ok()
+        .and_then(|error| error.get("code")?.get().parse::<i64>().ok());
+    if code == Some(Cause::MissingCapability.code()) {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    }
+}
+
+fn succeed_or_fail(story: &Story, id: &Id, listed: Result<Arc<RawValue>, Failure>) -> Finished {
+    match listed {
+        Ok(result) => succeed(story, id, &result, Outcome::Ok),
+        Err(failure) => story.failed(&failure),
+    }
+}
+
+fn succeed(story: &Story, id: &Id, result: &RawValue, outcome: Outcome) -> Finished {
     story.facts().outcome = Some(outcome);
-    json(StatusCode::OK, outcome, envelope::write_result(id, result))
+    Finished {
+        status: StatusCode::OK,
+        outcome,
+        body: envelope::write_result(id, result),
+    }
 }
 
 fn is_error(result: &RawValue) -> bool {

@@ -68,6 +68,7 @@ mod tests {
             watchdog,
             Limits::default(),
             "r",
+            "app-1",
         );
         let layers = ServiceBuilder::new()
             .layer(from_fn(identify::identify))

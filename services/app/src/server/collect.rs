@@ -39,7 +39,7 @@ pub(crate) async fn collect(
         Ok(collected) => {
             story.facts().bytes_in = collected.bytes.len() as u64;
             // The memory is in use until the answer is there.
-            let _held = collected.held;
+            story.keep(collected.held);
             next.run(Request::from_parts(head, Body::from(collected.bytes)))
                 .await
         }

@@ -100,6 +100,12 @@ pub(crate) async fn report(State(server): State<Server>) -> Response {
 
 /// `/metrics`: the Prometheus text format.
 pub(crate) async fn metrics(State(server): State<Server>) -> Response {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    server.metrics.parked.set(count(server.lot.len()));
+    server
+        .metrics
+        .listeners
+        .set(count(server.mounts.listeners()));
     (
         [(CONTENT_TYPE, telemetry::METRICS_CONTENT_TYPE)],
         server.metrics.encode(&server.mounts),

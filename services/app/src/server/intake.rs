@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, CONTENT_TYPE, ORIGIN},
 };
 use mcp::{
     Cause, Failure, Id, Message, Method, Revision,
@@ -17,6 +17,13 @@ use mcp::{
     members::Members,
 };
 use serde_json::{json, value::RawValue};
+
+use super::stream::Accepts;
+
+/// The method that opens a stream of changes.
+pub const LISTEN: &str = "subscriptions/listen";
+/// The methods of the tasks extension.
+const TASKS: [&str; 3] = ["tasks/get", "tasks/update", "tasks/cancel"];
 
 /// What is wanted.
 #[derive(Debug)]
@@ -49,13 +56,12 @@ pub struct Refusal {
     pub failure: Failure,
 }
 
-/// Reads what a POST wants.
+/// Reads what a POST wants, once [`media`] has been looked at.
 ///
 /// # Errors
 /// [`Refusal`] with the cause that the specification has for it.
 pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal> {
     let anonymous = |failure| Refusal { id: None, failure };
-    media(head).map_err(anonymous)?;
     let message = match envelope::read(body) {
         Ok(Body::One(message)) => message,
         Ok(Body::Batch(_)) => {
@@ -98,28 +104,60 @@ pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal>
     }
 }
 
-fn media(head: &HeaderMap) -> Result<(), Failure> {
+/// Refuses a browser's page that is not this machine's own: programs of the fleet send no `Origin`.
+///
+/// # Errors
+/// [`Cause::OriginRefused`].
+pub fn origin(head: &HeaderMap) -> Result<(), Failure> {
+    let own = |value: &http::HeaderValue| {
+        let uri: http::Uri = value.to_str().ok()?.parse().ok()?;
+        let host = uri.host()?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<std::net::IpAddr>();
+        Some(host == "localhost" || address.is_ok_and(|address| address.is_loopback()))
+    };
+    let all_own = head
+        .get_all(ORIGIN)
+        .iter()
+        .all(|value| own(value).unwrap_or(false));
+    if all_own {
+        Ok(())
+    } else {
+        Err(Failure::new(Cause::OriginRefused))
+    }
+}
+
+/// Returns what the client takes.
+///
+/// # Errors
+/// [`Cause::MediaType`] for a body that is not said to be JSON, [`Cause::NotAcceptable`] for a client that takes nothing of
+/// ours. One that does not say takes JSON.
+pub fn media(head: &HeaderMap) -> Result<Accepts, Failure> {
     let content = one(head, CONTENT_TYPE.as_str())?.unwrap_or_default();
     let content = content.split(';').next().unwrap_or_default().trim();
     if !content.eq_ignore_ascii_case("application/json") {
         return Err(Failure::new(Cause::MediaType));
     }
-    let mut accepts = head
+    let mut ranges = head
         .get_all(ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .peekable();
-    let silent = accepts.peek().is_none();
-    let json = accepts
         .flat_map(|value| value.split(','))
         .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .any(|range| {
-            ["application/json", "application/*", "*/*"]
-                .iter()
-                .any(|ours| range.eq_ignore_ascii_case(ours))
-        });
-    if silent || json {
-        Ok(())
+        .peekable();
+    let mut accepts = Accepts {
+        json: ranges.peek().is_none(),
+        events: false,
+    };
+    let is = |range: &str, ours: [&str; 2]| {
+        range == "*/*" || ours.iter().any(|ours| range.eq_ignore_ascii_case(ours))
+    };
+    for range in ranges {
+        accepts.json |= is(range, ["application/json", "application/*"]);
+        accepts.events |= is(range, ["text/event-stream", "text/*"]);
+    }
+    if accepts.json || accepts.events {
+        Ok(accepts)
     } else {
         Err(Failure::new(Cause::NotAcceptable))
     }
@@ -145,7 +183,7 @@ fn request<'a>(
     if !served(&method) {
         return Err(Failure::new(Cause::MethodNotFound));
     }
-    let name = match method.name_member() {
+    let name = match name_member(&method) {
         None => None,
         Some(member) => {
             let name = params.get_str(member).ok_or_else(|| {
@@ -161,18 +199,27 @@ fn request<'a>(
     Ok((method, name, params))
 }
 
+/// The member of `params` that `Mcp-Name` mirrors; that of the tasks extension too.
+fn name_member(method: &Method) -> Option<&'static str> {
+    match method.as_str() {
+        method if TASKS.contains(&method) => Some("taskId"),
+        _ => method.name_member(),
+    }
+}
+
 fn served(method: &Method) -> bool {
-    matches!(
-        method,
+    match method {
         Method::Discover
-            | Method::ToolsList
-            | Method::ToolsCall
-            | Method::PromptsList
-            | Method::PromptsGet
-            | Method::ResourcesList
-            | Method::ResourceTemplatesList
-            | Method::ResourcesRead
-    )
+        | Method::ToolsList
+        | Method::ToolsCall
+        | Method::PromptsList
+        | Method::PromptsGet
+        | Method::ResourcesList
+        | Method::ResourceTemplatesList
+        | Method::ResourcesRead
+        | Method::Complete => true,
+        other => other.as_str() == LISTEN || TASKS.contains(&other.as_str()),
+    }
 }
 
 /// Checks the version of head and body, and that the client says what it can do.
@@ -275,12 +322,12 @@ mod tests {
     }
 
     fn code(changes: &[(&str, &str)], body: &str) -> (u16, i64) {
-        match read(&head(changes), body.as_bytes()) {
-            Ok(_) => (200, 0),
-            Err(refusal) => (
-                refusal.failure.cause.http_status(),
-                refusal.failure.cause.code(),
-            ),
+        let head = head(changes);
+        let told = |failure: Failure| (failure.cause.http_status(), failure.cause.code());
+        match media(&head).map(|_| read(&head, body.as_bytes())) {
+            Err(failure) => told(failure),
+            Ok(Err(refusal)) => told(refusal.failure),
+            Ok(Ok(_)) => (200, 0),
         }
     }
 
@@ -307,8 +354,38 @@ mod tests {
             (vec![("content-type", "text/plain")], (415, -31415)),
             (vec![("accept", "text/html")], (406, -31406)),
             (vec![("accept", "")], (200, 0)),
+            (vec![("accept", "text/event-stream")], (200, 0)),
         ] {
             assert_eq!(code(&changes, GOOD), want, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_hosts_are_refused() {
+        for (value, own) in [
+            ("http://localhost:8700", true),
+            ("https://127.0.0.1", true),
+            ("http://[::1]:1", true),
+            ("http://evil.example.com", false),
+            ("http://localhost.evil.example", false),
+            ("null", false),
+            ("", true),
+        ] {
+            assert_eq!(origin(&head(&[("origin", value)])).is_ok(), own, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_answered_in_what_it_takes() {
+        for (accept, json, events) in [
+            ("", true, false),
+            ("application/json", true, false),
+            ("text/event-stream", false, true),
+            ("application/json, text/event-stream;q=0.5", true, true),
+            ("*/*", true, true),
+        ] {
+            let accepts = media(&head(&[("accept", accept)])).unwrap();
+            assert_eq!(accepts, Accepts { json, events }, "{accept}");
         }
     }
 

@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Server, router};
 
-/// Connections at once; further ones wait in the listener's queue.
+/// Connections at once, beside those of clients that listen for changes; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
 /// The largest head, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -41,11 +41,11 @@ impl Listening {
         };
         let acceptor = Acceptor {
             router: router(server.clone()),
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX + server.limits.listeners)),
             server,
             stop: listening.stop.clone(),
             kill: listening.kill.clone(),
             connections: listening.connections.clone(),
-            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
         listening.connections.spawn(acceptor.run(listener));
         listening
@@ -126,12 +126,8 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
     // Answers are written in one piece; waiting for more would only delay them.
     drop(stream.set_nodelay(true));
     let _counted = Counted::new(server.metrics.connections.clone());
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(server.limits.header)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    tokio::pin!(connection);
+    // On the heap once: a future that is moved into others takes room in each of them, for as long as it runs.
+    let mut connection = Box::pin(connection(stream, router, &server));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
@@ -145,6 +141,16 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
             "a connection ended early"
         );
     }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+
+fn connection(stream: TcpStream, router: Router, server: &Server) -> Connection {
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.limits.header)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }
 
 /// One connection in the gauge.

@@ -3,7 +3,8 @@
 //! - [`router`]: the routes, and the one list of layers around them
 //! - the layers in their order: [`identify`], [`record`], [`catch`], [`admit`], [`limit`], [`collect`]
 //! - [`intake`]: head and body to a request of 2026-07-28, or the reason why not (pure)
-//! - [`answer`]: a request to its answer
+//! - [`answer`]: a request to its answer; [`rounds`] when it takes several, with [`lot`] and [`seal`]
+//! - [`stream`]: the answer's form, JSON or server-sent events; [`changes`]: streams without an end
 //! - [`health`]: probes and metrics
 //! - [`listen`]: connections, and their drain
 
@@ -27,14 +28,19 @@ use crate::{life::Life, metrics::AppMetrics, plugin::mounts::Mounts};
 mod admit;
 mod answer;
 mod catch;
+mod changes;
 mod collect;
 mod health;
 mod identify;
 pub mod intake;
 mod limit;
 pub mod listen;
+mod lot;
 mod record;
+mod rounds;
+mod seal;
 mod story;
+pub mod stream;
 
 pub(crate) use story::Story;
 
@@ -51,6 +57,14 @@ pub struct Limits {
     pub in_flight: usize,
     /// How much memory the bodies of all requests may hold, in bytes.
     pub buffer_bytes: usize,
+    /// How many clients listen for changes at once; further ones are refused.
+    pub listeners: usize,
+    /// How many calls wait for their clients' answers at once.
+    pub parked: usize,
+    /// How many of them may be one caller's.
+    pub parked_each: usize,
+    /// How long a call waits for its client's answers.
+    pub parked_for: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +75,10 @@ impl Default for Limits {
             header: Duration::from_secs(10),
             in_flight: 1024,
             buffer_bytes: 256 << 20,
+            listeners: 16_384,
+            parked: 1024,
+            parked_each: 64,
+            parked_for: Duration::from_secs(300),
         }
     }
 }
@@ -83,6 +101,12 @@ pub struct Parts {
     pub(crate) places: Arc<Semaphore>,
     /// Room for bodies, in units of [`collect::UNIT_BYTES`].
     pub(crate) buffer: Arc<Semaphore>,
+    /// Room for those who listen for changes.
+    pub(crate) listeners: Arc<Semaphore>,
+    /// Calls that wait for their clients' answers.
+    pub(crate) lot: Arc<lot::Lot>,
+    /// Seals what clients bring back.
+    pub(crate) sealer: seal::Sealer,
 }
 
 impl std::ops::Deref for Server {
@@ -94,7 +118,7 @@ impl std::ops::Deref for Server {
 }
 
 impl Server {
-    /// Puts the parts together.
+    /// Puts the parts together. `instance` is this process's name in the fleet.
     pub fn new(
         mounts: Arc<Mounts>,
         metrics: AppMetrics,
@@ -102,6 +126,7 @@ impl Server {
         watchdog: Watchdog,
         limits: Limits,
         release: &str,
+        instance: &str,
     ) -> Self {
         Self(Arc::new(Parts {
             mounts,
@@ -112,6 +137,9 @@ impl Server {
             release: release.to_owned(),
             places: Arc::new(Semaphore::new(limits.in_flight)),
             buffer: Arc::new(Semaphore::new(limits.buffer_bytes / collect::UNIT_BYTES)),
+            listeners: Arc::new(Semaphore::new(limits.listeners)),
+            lot: lot::Lot::new(limits.parked, limits.parked_each, limits.parked_for),
+            sealer: seal::Sealer::new(instance),
         }))
     }
 

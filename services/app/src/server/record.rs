@@ -46,6 +46,7 @@ pub(crate) async fn record(
         route,
         status: None,
         bytes_out: 0,
+        in_flight: true,
         span: Some(span),
         story,
         server,
@@ -53,9 +54,11 @@ pub(crate) async fn record(
     ending.server.metrics.in_flight.inc();
     let mut response = next.run(request).await;
     ending.status = Some(response.status());
-    ending.bytes_out = hyper::body::Body::size_hint(response.body())
-        .exact()
-        .unwrap_or(0);
+    if ending.story.facts().listens {
+        // Whoever only listens takes no part in the load.
+        ending.server.metrics.in_flight.dec();
+        ending.in_flight = false;
+    }
     if let Ok(release) = HeaderValue::from_str(&ending.server.release) {
         response.headers_mut().insert(headers::RELEASE, release);
     }
@@ -83,6 +86,8 @@ struct Ending {
     revision: String,
     status: Option<StatusCode>,
     bytes_out: u64,
+    /// Counted in the gauge.
+    in_flight: bool,
     span: Option<Span>,
     story: Arc<Story>,
     server: Server,
@@ -93,7 +98,9 @@ impl Drop for Ending {
         let facts = self.story.facts().clone();
         let took = self.story.began.elapsed();
         let metrics = &self.server.metrics;
-        metrics.in_flight.dec();
+        if self.in_flight {
+            metrics.in_flight.dec();
+        }
         let status = self.status.map_or("gone", |status| label(status));
         metrics.http_requests.with(&[&self.route, status]).inc();
         if let Some(outcome) = facts.outcome.filter(|_| !facts.method.is_empty()) {

@@ -1,22 +1,25 @@
 //! What is known of one request, told by whoever finds it out and read by whoever logs, counts or answers.
 
 use std::{
+    any::Any,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use axum::{body::Body, response::Response};
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
-use mcp::{Failure, Id, Outcome, headers};
+use axum::response::Response;
+use http::StatusCode;
+use mcp::{Failure, Id, Outcome};
 use telemetry::{RequestId, trace::TraceContext};
 
+use super::stream::Finished;
+
 /// One request's story.
-#[derive(Debug)]
 pub(crate) struct Story {
     pub(crate) request_id: RequestId,
     pub(crate) trace: TraceContext,
     pub(crate) began: Instant,
     facts: Mutex<Facts>,
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 /// What is found out on the way.
@@ -38,8 +41,10 @@ pub(crate) struct Facts {
     pub(crate) cause: &'static str,
     /// What the client was told.
     pub(crate) detail: String,
-    /// The JSON-RPC answer is for the body's message, not for the HTTP request.
+    /// When nobody waits any more.
     pub(crate) until: Option<Instant>,
+    /// The answer is a stream of changes, which ends when its client wants.
+    pub(crate) listens: bool,
 }
 
 impl Story {
@@ -49,6 +54,7 @@ impl Story {
             trace,
             began: Instant::now(),
             facts: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -57,33 +63,49 @@ impl Story {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps something until the request has ended, its body included.
+    pub(crate) fn keep(&self, what: impl Any + Send) {
+        self.kept().push(Box::new(what));
+    }
+
+    /// Gives up what was kept so far.
+    pub(crate) fn give_up(&self) {
+        let kept = std::mem::take(&mut *self.kept());
+        drop(kept);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Box<dyn Any + Send>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when nobody waits any more.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.facts().until.unwrap_or_else(Instant::now)
+    }
+
     /// Answers with a failure under its own HTTP status.
     pub(crate) fn fail(&self, failure: &Failure) -> Response {
+        self.failed(failure).into_json()
+    }
+
+    /// Ends with a failure under its own HTTP status.
+    pub(crate) fn failed(&self, failure: &Failure) -> Finished {
         let status = StatusCode::from_u16(failure.cause.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        self.fail_with(failure, status)
+        self.failed_with(failure, status)
     }
 
-    /// Answers with a failure under `status`.
-    pub(crate) fn fail_with(&self, failure: &Failure, status: StatusCode) -> Response {
-        let body = {
-            let mut facts = self.facts();
-            facts.outcome = Some(Outcome::Error);
-            facts.origin = failure.cause.origin().as_str();
-            facts.cause = failure.cause.as_str();
-            facts.detail.clone_from(&failure.message);
-            failure.to_json_rpc(facts.id.as_ref(), self.request_id.as_str())
-        };
-        json(status, Outcome::Error, body)
+    /// Ends with a failure under `status`.
+    pub(crate) fn failed_with(&self, failure: &Failure, status: StatusCode) -> Finished {
+        let mut facts = self.facts();
+        facts.outcome = Some(Outcome::Error);
+        facts.origin = failure.cause.origin().as_str();
+        facts.cause = failure.cause.as_str();
+        facts.detail.clone_from(&failure.message);
+        Finished {
+            status,
+            outcome: Outcome::Error,
+            body: failure.to_json_rpc(facts.id.as_ref(), self.request_id.as_str()),
+        }
     }
-}
-
-/// Makes a JSON response that says how the call ended.
-pub(crate) fn json(status: StatusCode, outcome: Outcome, body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(headers::OUTCOME, HeaderValue::from_static(outcome.as_str()));
-    response
 }

@@ -71,6 +71,7 @@ impl App {
             watchdog,
             limits,
             "r-1",
+            "app-1",
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -89,6 +90,30 @@ impl App {
 
     pub async fn ask_with(&self, method: &str, params: Value, headers: &[(&str, &str)]) -> Answer {
         ask(&self.client, &self.url, method, params, headers).await
+    }
+
+    /// Asks and reads the answer as events.
+    pub async fn stream(&self, method: &str, params: Value) -> Events {
+        // A client of its own: its connection closes with the stream.
+        let client = reqwest::Client::new();
+        let response = request(&client, &self.url, method, params, &[]).await;
+        let kind = response.headers()["content-type"].to_str().unwrap();
+        assert_eq!(
+            (response.status().as_u16(), kind),
+            (200, "text/event-stream")
+        );
+        Events {
+            response,
+            unread: String::new(),
+        }
+    }
+
+    /// Calls a tool as a client that can be asked everything.
+    pub async fn call_as(&self, who: &str, mut params: Value) -> Answer {
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] =
+            json!({"elicitation": {}, "roots": {}, "sampling": {}});
+        self.ask_with("tools/call", params, &[("sweetmcp-principal", who)])
+            .await
     }
 
     pub async fn call(&self, tool: &str, arguments: Value) -> Answer {
@@ -121,24 +146,10 @@ pub async fn ask(
     client: &reqwest::Client,
     url: &str,
     method: &str,
-    mut params: Value,
+    params: Value,
     headers: &[(&str, &str)],
 ) -> Answer {
-    params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
-    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
-    let mut request = client
-        .post(format!("{url}/mcp"))
-        .header("accept", "application/json, text/event-stream")
-        .header("mcp-protocol-version", "2026-07-28")
-        .header("mcp-method", method);
-    if let Some(name) = params["name"].as_str().or(params["uri"].as_str()) {
-        request = request.header("mcp-name", mcp::headers::encode(name).as_ref());
-    }
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-    let response = request.json(&body).send().await.unwrap();
+    let response = request(client, url, method, params, headers).await;
     Answer {
         status: response.status().as_u16(),
         outcome: response.headers()["sweetmcp-outcome"]
@@ -146,6 +157,74 @@ pub async fn ask(
             .unwrap()
             .to_owned(),
         body: response.json().await.unwrap(),
+    }
+}
+
+async fn request(
+    client: &reqwest::Client,
+    url: &str,
+    method: &str,
+    mut params: Value,
+    headers: &[(&str, &str)],
+) -> reqwest::Response {
+    let meta = &mut params["_meta"];
+    meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+    if meta
+        .get("io.modelcontextprotocol/clientCapabilities")
+        .is_none()
+    {
+        meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+    }
+    let mut request = client
+        .post(format!("{url}/mcp"))
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", method);
+    if !headers.iter().any(|(name, _)| *name == "accept") {
+        request = request.header("accept", "application/json, text/event-stream");
+    }
+    let named = ["name", "uri", "taskId"];
+    if let Some(name) = named.iter().find_map(|member| params[member].as_str()) {
+        request = request.header("mcp-name", mcp::headers::encode(name).as_ref());
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    request.json(&body).send().await.unwrap()
+}
+
+/// A stream of server-sent events. Dropping it closes the connection.
+pub struct Events {
+    pub response: reqwest::Response,
+    unread: String,
+}
+
+impl Events {
+    /// Waits for the next message; `None` at the end.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+                let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+                let message = data.map(|data| serde_json::from_str(data).unwrap());
+                self.unread = rest.to_owned();
+                if message.is_some() {
+                    return message;
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk());
+            let chunk = chunk.await.expect("the stream goes on").unwrap()?;
+            self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// Waits for the end and returns all messages until then.
+    pub async fn rest(&mut self) -> Vec<Value> {
+        let mut all = Vec::new();
+        while let Some(message) = self.next().await {
+            all.push(message);
+        }
+        all
     }
 }
 
@@ -203,18 +282,23 @@ pub const RUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/rude_serve
 
 /// A server from npm that the tests' installation has brought.
 pub fn npm(server: &str) -> String {
+    installed(&format!(
+        "node_modules/@modelcontextprotocol/{server}/dist/index.js"
+    ))
+}
+
+/// A file that the tests' installation has brought.
+pub fn installed(path: &str) -> String {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tools = std::env::var_os("SWEETMCP_TEST_TOOLS")
         .map_or_else(|| workspace.join("target/test-tools"), PathBuf::from);
-    let script = tools.join(format!(
-        "node_modules/@modelcontextprotocol/{server}/dist/index.js"
-    ));
+    let file = tools.join(path);
     assert!(
-        script.exists(),
-        "{server} is missing; install it: npm install --prefix {} @modelcontextprotocol/{server}",
-        tools.display()
+        file.exists(),
+        "{} is missing: run ./tests/install",
+        file.display()
     );
-    script.to_string_lossy().into_owned()
+    file.to_string_lossy().into_owned()
 }
 
 /// Whether a process is there and no zombie.

@@ -10,6 +10,11 @@ mod harness;
 
 mod builtins;
 mod children;
+mod conformance;
+mod cycles;
 mod http;
+mod listeners;
 mod process;
+mod rounds;
 mod servers;
+mod streams;

@@ -1,21 +1,28 @@
 //! Many calls over one pair of pipes.
 //!
-//! Every request gets a fresh id of ours, so ids of different clients never meet. Two tasks serve a connection: one writes
-//! what is queued, one reads and hands each answer to whoever waits for it. A future that is dropped takes its entry with it
-//! and tells the child (`notifications/cancelled`).
+//! Every request gets a fresh id of ours, so ids of different clients never meet; the same number is its progress token. Two
+//! tasks serve a connection: one writes what is queued, one reads and hands each message to the call that it belongs to. An
+//! [`Exchange`] that is dropped takes its entry with it and tells the child (`notifications/cancelled`).
+//!
+//! A question or log message of a child does not say which call it belongs to. It is handed over only while one client's call
+//! is under way: one client's words must never reach another. Once a child has asked, [`Connection::asks`] says so, and
+//! whoever sends it calls sends them one after another.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use mcp::{Id, envelope};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, mpsc, oneshot},
@@ -26,7 +33,11 @@ use super::{
     lines::LineSplitter,
     wire::{Incoming, decode},
 };
-use crate::plugin::Answer;
+use crate::plugin::{
+    Answer, Client,
+    hub::{Change, Hub},
+    notices::{Level, Notices},
+};
 
 /// The longest line that is taken from a child, in bytes.
 pub const LINE_BYTES_MAX: usize = 10 << 20;
@@ -34,10 +45,18 @@ pub const LINE_BYTES_MAX: usize = 10 << 20;
 const PENDING_MAX: usize = 1024;
 /// Messages that wait to be written.
 const OUTGOING_MAX: usize = 64;
+/// Questions of one call that wait to be put to its client.
+const QUESTIONS_MAX: usize = 8;
+/// The largest question, in bytes: it is kept until it is answered.
+const QUESTION_BYTES_MAX: usize = 256 << 10;
+/// How long a call that was given up may still cause questions and log messages.
+const GHOST: Duration = Duration::from_secs(30);
 /// How much is read at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 /// After this many lines that are not MCP, in one connection, they are no longer logged.
 const GARBAGE_LOGGED_MAX: usize = 20;
+/// The level of log messages that no child has been asked for yet.
+const NO_LEVEL: u8 = u8::MAX;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +82,44 @@ pub(crate) enum Abandon {
     Ignore,
 }
 
+/// A question of the child to the client of a call.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// To be sent back as it is.
+    pub(crate) id: Id,
+    /// `sampling/createMessage`, `elicitation/create` or `roots/list`.
+    pub(crate) method: String,
+    /// Its parameters.
+    pub(crate) params: Option<Box<RawValue>>,
+}
+
+/// What comes of a request.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The child answered: the exchange is over.
+    Answer(Answer),
+    /// The child wants to know something first.
+    Question(Question),
+}
+
+/// Whom a child's questions and log messages are for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asker {
+    /// The client.
+    pub(crate) client: Arc<Client>,
+    /// The way to it.
+    pub(crate) notices: Notices,
+}
+
+/// What a child tells that belongs to no call.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ears {
+    /// Told when the child says that a list changed.
+    pub(crate) lists_changed: Arc<Notify>,
+    /// Told when the child says that a resource changed.
+    pub(crate) hub: Arc<Hub>,
+}
+
 /// A connection to one child. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(Arc<Shared>);
@@ -78,23 +135,63 @@ struct Shared {
     heard: AtomicU64,
     garbage: AtomicUsize,
     closed: CancellationToken,
-    lists_changed: Arc<Notify>,
+    ears: Ears,
+    /// Whether the child has asked a client something.
+    asks: AtomicBool,
+    /// The least grave level that the child was asked to log.
+    level: AtomicU8,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     closed: bool,
-    calls: HashMap<u64, oneshot::Sender<Result<Answer, Lost>>>,
+    calls: HashMap<u64, Waiting>,
+    /// Calls that were given up: the child may still work on them, and ask.
+    ghosts: HashMap<u64, (Arc<Client>, Instant)>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Result<Answer, Lost>>,
+    /// Set for a client's call, not for requests of our own.
+    asker: Option<(Asker, mpsc::Sender<Question>)>,
+}
+
+/// Why it cannot be told which client a child means.
+enum Unclear {
+    NoCall,
+    ManyCalls,
+}
+
+impl Pending {
+    /// The one client's call under way, if there is exactly one and nothing is left of another client's.
+    fn only_call(&self) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
+        let now = Instant::now();
+        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let call = calls.next().ok_or(Unclear::NoCall)?;
+        let haunted = self
+            .ghosts
+            .values()
+            .any(|(client, until)| *until > now && !client.is_same_caller(&call.0.client));
+        if haunted || calls.next().is_some() {
+            return Err(Unclear::ManyCalls);
+        }
+        Ok(call)
+    }
+
+    fn remember(&mut self, id: u64, client: Arc<Client>) {
+        let now = Instant::now();
+        self.ghosts.retain(|_, (_, until)| *until > now);
+        if self.ghosts.len() < PENDING_MAX {
+            self.ghosts.insert(id, (client, now + GHOST));
+        }
+    }
 }
 
 impl Connection {
-    /// Starts the two tasks over a child's pipes. `lists_changed` is told when the child says that a list changed.
-    pub(crate) fn start<W, R>(
-        plugin: Arc<str>,
-        stdin: W,
-        stdout: R,
-        lists_changed: Arc<Notify>,
-    ) -> Self
+    /// Starts the two tasks over a child's pipes.
+    pub(crate) fn start<W, R>(plugin: Arc<str>, stdin: W, stdout: R, ears: Ears) -> Self
     where
         W: AsyncWrite + Send + Unpin + 'static,
         R: AsyncRead + Send + Unpin + 'static,
@@ -109,7 +206,9 @@ impl Connection {
             heard: AtomicU64::new(0),
             garbage: AtomicUsize::new(0),
             closed: CancellationToken::new(),
-            lists_changed,
+            ears,
+            asks: AtomicBool::new(false),
+            level: AtomicU8::new(NO_LEVEL),
         }));
         tokio::spawn(write_all(stdin, queue, connection.0.closed.clone()));
         tokio::spawn(connection.clone().read_all(stdout));
@@ -127,26 +226,43 @@ impl Connection {
         deadline: Instant,
         abandon: Abandon,
     ) -> Result<Answer, Lost> {
-        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let answer = self.expect(id)?;
-        let mut waiting = Waiting {
-            connection: self,
-            id,
-            abandon: Abandon::Ignore,
-        };
-        let message = envelope::write_request(Some(&Id::from_number(id)), method, params);
-        let exchange = async {
-            self.send(message).await?;
-            waiting.abandon = abandon;
-            answer.await.unwrap_or(Err(Lost::Broken))
-        };
-        match tokio::time::timeout_at(deadline.into(), exchange).await {
-            Ok(done) => {
-                waiting.abandon = Abandon::Ignore;
-                done
-            }
-            Err(_) => Err(Lost::Late),
+        let id = self.fresh_id();
+        let mut exchange = self
+            .begin(id, method, params, None, deadline, abandon)
+            .await?;
+        match exchange.next(deadline).await? {
+            Event::Answer(answer) => Ok(answer),
+            // Questions are handed over to clients' calls only.
+            Event::Question(_) => Err(Lost::Broken),
         }
+    }
+
+    /// Returns an id for a request, which is its progress token too.
+    pub(crate) fn fresh_id(&self) -> u64 {
+        self.0.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a request under a fresh id; waits until `deadline` for room in the queue. `asker` is whom the child may ask and
+    /// tell something before it answers.
+    ///
+    /// # Errors
+    /// [`Lost`] when it was not sent.
+    pub(crate) async fn begin(
+        &self,
+        id: u64,
+        method: &str,
+        params: &RawValue,
+        asker: Option<Asker>,
+        deadline: Instant,
+        abandon: Abandon,
+    ) -> Result<Exchange, Lost> {
+        let mut exchange = self.expect(id, asker)?;
+        let message = envelope::write_request(Some(&Id::from_number(id)), method, params);
+        tokio::time::timeout_at(deadline.into(), self.send(message))
+            .await
+            .unwrap_or(Err(Lost::Late))?;
+        exchange.abandon = abandon;
+        Ok(exchange)
     }
 
     /// Tells the child something; waits until `deadline` for room in the queue.
@@ -163,6 +279,40 @@ impl Connection {
         tokio::time::timeout_at(deadline.into(), self.send(message))
             .await
             .unwrap_or(Err(Lost::Late))
+    }
+
+    /// Answers a question of the child; waits until `deadline` for room in the queue.
+    ///
+    /// # Errors
+    /// [`Lost`] when it could not be queued.
+    pub(crate) async fn answer(
+        &self,
+        question: &Question,
+        result: &RawValue,
+        deadline: Instant,
+    ) -> Result<(), Lost> {
+        let message = envelope::write_result(&question.id, result);
+        tokio::time::timeout_at(deadline.into(), self.send(message))
+            .await
+            .unwrap_or(Err(Lost::Late))
+    }
+
+    /// Tells whether the child asks clients something, so that its calls must not overlap.
+    pub(crate) fn asks(&self) -> bool {
+        self.0.asks.load(Ordering::Relaxed)
+    }
+
+    /// Asks a legacy child to log what is at least as grave as `level`, unless it was asked for as much before.
+    pub(crate) fn log_from(&self, level: Level) {
+        if self.0.level.fetch_min(level as u8, Ordering::Relaxed) > level as u8 {
+            let params = object(&json!({"level": level.as_str()}));
+            let id = Id::from_number(self.fresh_id());
+            self.try_send(envelope::write_request(
+                Some(&id),
+                "logging/setLevel",
+                &params,
+            ));
+        }
     }
 
     /// Returns how many calls are under way.
@@ -185,7 +335,7 @@ impl Connection {
         };
         for (_, waiting) in calls {
             // Whoever no longer waits needs no answer.
-            drop(waiting.send(Err(Lost::Broken)));
+            drop(waiting.answer.send(Err(Lost::Broken)));
         }
     }
 
@@ -202,8 +352,20 @@ impl Connection {
         }
     }
 
-    fn expect(&self, id: u64) -> Result<oneshot::Receiver<Result<Answer, Lost>>, Lost> {
-        let (sender, receiver) = oneshot::channel();
+    /// Queues a message if there is room: a child that does not read would not see it either.
+    fn try_send(&self, mut message: Vec<u8>) -> bool {
+        message.push(b'\n');
+        self.0.outgoing.try_send(message).is_ok()
+    }
+
+    fn expect(&self, id: u64, asker: Option<Asker>) -> Result<Exchange, Lost> {
+        let (sender, answer) = oneshot::channel();
+        let (asks, questions) = asker
+            .map(|asker| {
+                let (asks, questions) = mpsc::channel(QUESTIONS_MAX);
+                ((asker, asks), questions)
+            })
+            .unzip();
         let mut pending = self.pending();
         if pending.closed {
             return Err(Lost::NotSent);
@@ -211,14 +373,24 @@ impl Connection {
         if pending.calls.len() >= PENDING_MAX {
             return Err(Lost::Busy);
         }
-        pending.calls.insert(id, sender);
+        let waiting = Waiting {
+            answer: sender,
+            asker: asks,
+        };
+        pending.calls.insert(id, waiting);
         self.0
             .in_flight
             .store(pending.calls.len(), Ordering::Relaxed);
-        Ok(receiver)
+        Ok(Exchange {
+            connection: self.clone(),
+            id,
+            answer,
+            questions,
+            abandon: Abandon::Ignore,
+        })
     }
 
-    fn take(&self, id: u64) -> Option<oneshot::Sender<Result<Answer, Lost>>> {
+    fn take(&self, id: u64) -> Option<Waiting> {
         let mut pending = self.pending();
         let waiting = pending.calls.remove(&id);
         self.0
@@ -255,12 +427,10 @@ impl Connection {
         match incoming {
             Incoming::Answer(id, answer) => self.hand_over(id, Ok(answer)),
             Incoming::TooLong(id) => self.hand_over(id, Err(Lost::TooLong)),
-            Incoming::Question { id, method } => self.answer(&id, &method),
-            Incoming::Notice { method } => {
-                if method.ends_with("/list_changed") {
-                    self.0.lists_changed.notify_one();
-                }
+            Incoming::Question { id, method, params } => {
+                self.take_question(Question { id, method, params })
             }
+            Incoming::Notice { method, params } => self.take_notice(&method, params.as_deref()),
             Incoming::Garbage { reason } => self.complain(reason),
             Incoming::Lost => {
                 self.complain("is too long, and whom it answers cannot be told");
@@ -272,28 +442,102 @@ impl Connection {
     fn hand_over(&self, id: u64, answer: Result<Answer, Lost>) {
         match self.take(id) {
             // Whoever no longer waits needs no answer.
-            Some(waiting) => drop(waiting.send(answer)),
+            Some(waiting) => drop(waiting.answer.send(answer)),
             None => {
+                self.pending().ghosts.remove(&id);
                 tracing::debug!(plugin = %self.0.plugin, id, "an answer came that nobody waits for");
             }
         }
     }
 
-    /// Answers what a server may ask of its client: `ping`, and nothing else, as we declare no capability.
-    fn answer(&self, id: &Id, method: &str) {
-        let mut message = if method == "ping" {
-            envelope::write_result(id, &object(&serde_json::json!({})))
-        } else {
-            let text = "this client declares no such capability";
-            envelope::write_error(
-                id,
-                &object(&serde_json::json!({"code": -32601, "message": text})),
-            )
+    /// Hands a question to the call that it belongs to, or says why it cannot be asked.
+    fn take_question(&self, question: Question) {
+        let id = question.id.clone();
+        let refused = match question.method.as_str() {
+            "ping" => return self.write_back(envelope::write_result(&id, &object(&json!({})))),
+            "sampling/createMessage" | "elicitation/create" | "roots/list" => {
+                self.put_to_client(question)
+            }
+            _ => Err((-32601, "no such method")),
         };
-        message.push(b'\n');
-        // A child that asks faster than it reads goes without an answer.
-        if self.0.outgoing.try_send(message).is_err() {
+        if let Err((code, message)) = refused {
+            let error = object(&json!({"code": code, "message": message}));
+            self.write_back(envelope::write_error(&id, &error));
+        }
+    }
+
+    fn put_to_client(&self, question: Question) -> Result<(), (i64, &'static str)> {
+        const NO_CALL: &str = "no client's request is under way that could be asked";
+        const UNCLEAR: &str =
+            "several clients' requests are under way: it cannot be told which client to ask";
+        let pending = self.pending();
+        let (asker, asks) = pending.only_call().map_err(|unclear| match unclear {
+            Unclear::NoCall => (-32601, NO_CALL),
+            Unclear::ManyCalls => {
+                self.0.asks.store(true, Ordering::Relaxed);
+                (-32603, UNCLEAR)
+            }
+        })?;
+        let params = question.params.as_deref();
+        if asker.client.lacks(&question.method, params).is_some() {
+            return Err((-32601, "the client does not declare this capability"));
+        }
+        if params.is_some_and(|params| params.get().len() > QUESTION_BYTES_MAX) {
+            return Err((-32602, "the question is too large"));
+        }
+        self.0.asks.store(true, Ordering::Relaxed);
+        asks.try_send(question)
+            .map_err(|_| (-32603, "too many questions at once"))
+    }
+
+    /// Answers the child at once; one that asks faster than it reads goes without.
+    fn write_back(&self, message: Vec<u8>) {
+        if !self.try_send(message) {
             self.complain("asks more than it reads");
+        }
+    }
+
+    fn take_notice(&self, method: &str, params: Option<&RawValue>) {
+        #[derive(Deserialize)]
+        struct Progress {
+            #[serde(rename = "progressToken")]
+            token: u64,
+        }
+        #[derive(Deserialize)]
+        struct Updated {
+            uri: String,
+        }
+        let Some(params) =
+            params.or_else(|| method.ends_with("/list_changed").then_some(RawValue::NULL))
+        else {
+            return;
+        };
+        match method {
+            "notifications/progress" => {
+                let Ok(Progress { token }) = serde_json::from_str(params.get()) else {
+                    return;
+                };
+                let pending = self.pending();
+                if let Some((asker, _)) = pending
+                    .calls
+                    .get(&token)
+                    .and_then(|call| call.asker.as_ref())
+                {
+                    asker.notices.pass_progress(params);
+                }
+            }
+            "notifications/message" => {
+                if let Ok((asker, _)) = self.pending().only_call() {
+                    asker.notices.pass_log(params);
+                }
+            }
+            "notifications/resources/updated" => {
+                if let Ok(Updated { uri }) = serde_json::from_str(params.get()) {
+                    self.0.ears.hub.announce(&Change::Updated(uri.into()));
+                }
+            }
+            _ if method.ends_with("/list_changed") => self.0.ears.lists_changed.notify_one(),
+            _ => {}
         }
     }
 
@@ -309,17 +553,83 @@ fn object(value: &serde_json::Value) -> Box<RawValue> {
     to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// A request's place among the pending ones, given up on drop.
-struct Waiting<'a> {
-    connection: &'a Connection,
+/// A request under way, given up on drop.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Connection,
     id: u64,
+    answer: oneshot::Receiver<Result<Answer, Lost>>,
+    questions: Option<mpsc::Receiver<Question>>,
     abandon: Abandon,
 }
 
-impl Drop for Waiting<'_> {
+impl Exchange {
+    /// Returns the connection that it runs over.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Waits until `deadline` for the answer or for a question that comes before it. May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`Lost`] when there will be no answer; with [`Lost::Late`] the work goes on until the exchange is dropped.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Event, Lost> {
+        let answer = &mut self.answer;
+        let happens = async {
+            match &mut self.questions {
+                None => answer.await.map(Happening::Answer),
+                Some(questions) => tokio::select! {
+                    biased;
+                    Some(question) = questions.recv() => Ok(Happening::Question(question)),
+                    answer = answer => answer.map(Happening::Answer),
+                },
+            }
+        };
+        match tokio::time::timeout_at(deadline.into(), happens).await {
+            Err(_) => Err(Lost::Late),
+            Ok(Ok(Happening::Question(question))) => Ok(Event::Question(question)),
+            Ok(Ok(Happening::Answer(answer))) => {
+                self.abandon = Abandon::Ignore;
+                answer.map(Event::Answer)
+            }
+            Ok(Err(_)) => Err(Lost::Broken),
+        }
+    }
+
+    /// Returns a question that waits already.
+    pub(crate) fn waiting_question(&mut self) -> Option<Question> {
+        self.questions.as_mut()?.try_recv().ok()
+    }
+
+    /// Says whom the child may ask and tell something from now on.
+    pub(crate) fn continue_for(&self, asker: Asker) {
+        let mut pending = self.connection.pending();
+        let waiting = pending.calls.get_mut(&self.id);
+        if let Some((old, _)) = waiting.and_then(|call| call.asker.as_mut()) {
+            *old = asker;
+        }
+    }
+
+    /// Tells the child that a question stays without an answer.
+    pub(crate) fn refuse(&self, question: &Question) {
+        let error = object(&json!({"code": -32603, "message": "the client gave no answer"}));
+        self.connection
+            .try_send(envelope::write_error(&question.id, &error));
+    }
+}
+
+enum Happening {
+    Answer(Result<Answer, Lost>),
+    Question(Question),
+}
+
+impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.take(self.id);
+        let left = self.connection.take(self.id);
         if self.abandon == Abandon::Cancel {
+            if let Some((asker, _)) = left.and_then(|call| call.asker) {
+                self.connection.pending().remember(self.id, asker.client);
+            }
             #[derive(Serialize)]
             #[serde(rename_all = "camelCase")]
             struct Cancelled {
@@ -332,10 +642,11 @@ impl Drop for Waiting<'_> {
             }) else {
                 return;
             };
-            let mut message = envelope::write_request(None, "notifications/cancelled", &params);
-            message.push(b'\n');
-            // A full queue means that the child does not read: it would not see this either.
-            drop(self.connection.0.outgoing.try_send(message));
+            self.connection.try_send(envelope::write_request(
+                None,
+                "notifications/cancelled",
+                &params,
+            ));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | towards a legacy child | from a legacy child |
 //! |---|---|
-//! | the client's identity and capabilities leave `_meta` | `resultType: complete` |
+//! | the client's identity, capabilities and log level leave `_meta` | `resultType: complete` |
 //! | `inputResponses` and `requestState` are dropped | a `resources/read` is stale at once and private |
 //! | | error -32002 (no such resource) becomes -32602 |
 
@@ -18,20 +18,27 @@ use crate::plugin::{Ask, CallContext};
 
 /// The member of `_meta` that carries the request's ID to upstream servers.
 pub(crate) const META_REQUEST_ID: &str = "dev.sweetmcp/requestId";
+/// The member of `_meta` that says which log messages the client wants.
+pub(crate) const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What a legacy server answers when a resource is not there.
 const LEGACY_NO_RESOURCE: i64 = -32002;
 
-/// Makes the parameters of a request to a child from those of the client's.
+/// Makes the parameters of a request to a child from those of the client's. `token` is the connection's own progress token:
+/// those of different clients may be equal.
 ///
 /// # Errors
 /// [`Cause::InvalidParams`] when `_meta` is no object.
-pub(crate) fn params_for_child(ask: &Ask<'_>, era: Era) -> Result<Box<RawValue>, Failure> {
+pub(crate) fn params_for_child(
+    ask: &Ask<'_>,
+    era: Era,
+    token: u64,
+) -> Result<Box<RawValue>, Failure> {
     let mut params = ask.params.clone();
     if let Some(member) = ask.method.name_member() {
         params.set(member, string(ask.key)?);
     }
     let given = params.get("_meta").map(ToOwned::to_owned);
-    let meta = meta_for_child(given.as_deref(), &ask.context, era)?;
+    let meta = meta_for_child(given.as_deref(), &ask.context, era, token)?;
     if era == Era::Legacy {
         params.remove("inputResponses");
         params.remove("requestState");
@@ -44,16 +51,25 @@ fn meta_for_child(
     given: Option<&RawValue>,
     context: &CallContext,
     era: Era,
+    token: u64,
 ) -> Result<Box<RawValue>, Failure> {
     let mut meta = match given {
         None => Members::default(),
         Some(raw) => Members::parse(raw)
             .map_err(|_| Failure::say(Cause::InvalidParams, "params._meta must be an object"))?,
     };
-    // Progress is not relayed, so a child need not report any.
     meta.remove("progressToken");
+    if context.notices.wants_progress() {
+        let token = to_raw_value(&token).map_err(|_| Failure::new(Cause::Internal))?;
+        meta.set("progressToken", token);
+    }
     if era == Era::Legacy {
-        for modern in [META_VERSION, META_CLIENT_INFO, META_CLIENT_CAPABILITIES] {
+        for modern in [
+            META_VERSION,
+            META_CLIENT_INFO,
+            META_CLIENT_CAPABILITIES,
+            META_LOG_LEVEL,
+        ] {
             meta.remove(modern);
         }
     }
@@ -138,6 +154,7 @@ mod tests {
     use telemetry::{RequestId, trace::TraceContext};
 
     use super::*;
+    use crate::plugin::notices::{Notices, Wishes};
 
     fn raw(text: &str) -> Box<RawValue> {
         serde_json::from_str(text).unwrap()
@@ -151,14 +168,19 @@ mod tests {
         let params = raw(
             r#"{"name":"x_add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"progressToken":1,"vendor/x":2}}"#,
         );
+        let wishes = Wishes {
+            progress_token: Some(raw("1")),
+            ..Wishes::default()
+        };
+        let (wanted, _heard) = Notices::open(wishes).unwrap();
         for (era, want) in [
             (
                 Era::Legacy,
-                r#"{"name":"add","arguments":{"a":1.0},"_meta":{"vendor/x":2,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
+                r#"{"name":"add","arguments":{"a":1.0},"_meta":{"vendor/x":2,"progressToken":42,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
             ),
             (
                 Era::Modern,
-                r#"{"name":"add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"vendor/x":2,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
+                r#"{"name":"add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"vendor/x":2,"progressToken":42,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
             ),
         ] {
             let ask = Ask {
@@ -170,9 +192,11 @@ mod tests {
                     trace: trace.clone(),
                     deadline: Instant::now(),
                     cancelled: tokio_util::sync::CancellationToken::new(),
+                    client: std::sync::Arc::default(),
+                    notices: wanted.clone(),
                 },
             };
-            let sent = params_for_child(&ask, era).unwrap();
+            let sent = params_for_child(&ask, era, 42).unwrap();
             let at = sent.get().find(PARENT).expect("the trace goes on");
             let sent = sent.get().replace(&sent.get()[at..at + 55], "TRACE");
             assert_eq!(sent, want);

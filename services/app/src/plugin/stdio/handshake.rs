@@ -85,12 +85,25 @@ pub(crate) struct Agreement {
     pub(crate) revision: Revision,
     /// Lists that the child has.
     pub(crate) lists: Vec<List>,
+    /// What it says it can do.
+    pub(crate) capabilities: Value,
 }
 
 impl Agreement {
     /// Returns the era that is spoken.
     pub(crate) fn era(&self) -> Era {
         self.revision.era()
+    }
+
+    /// Tells whether the child announced this, as an object or as `true`.
+    pub(crate) fn has(&self, pointer: &str) -> bool {
+        let found = self.capabilities.pointer(pointer);
+        found.is_some_and(|value| value.is_object() || *value == true)
+    }
+
+    /// Tells whether the level of the child's log messages is set by a request (`logging/setLevel`).
+    pub(crate) fn logs_on_request(&self) -> bool {
+        self.era() == Era::Legacy && self.has("/logging")
     }
 }
 
@@ -189,6 +202,7 @@ async fn discover(connection: &Connection, until: Instant) -> Option<Agreement> 
     speaks.then(|| Agreement {
         revision: Revision::LATEST,
         lists: lists(&found.capabilities),
+        capabilities: found.capabilities,
     })
 }
 
@@ -206,7 +220,8 @@ async fn initialize(
     }
     let params = raw(&json!({
         "protocolVersion": Revision::LATEST_LEGACY.as_str(),
-        "capabilities": {},
+        // What clients behind us may be able to answer; whether the one that calls is, is looked at when it is asked.
+        "capabilities": {"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}, "roots": {}},
         "clientInfo": own_name(),
     }));
     let result = ask(connection, METHOD, &params, deadline, Abandon::Ignore).await?;
@@ -234,6 +249,7 @@ async fn initialize(
     Ok(Agreement {
         revision,
         lists: lists(&found.capabilities),
+        capabilities: found.capabilities,
     })
 }
 
@@ -378,6 +394,11 @@ async fn ask(
             method,
             code: code_of(&error),
             error: shortened(error.get()),
+        }),
+        // Only clients' calls are asked anything.
+        Ok(Answer::Questions(_)) => Err(HandshakeError::Lost {
+            method,
+            lost: Lost::Broken,
         }),
         Err(lost) => Err(HandshakeError::Lost { method, lost }),
     }

@@ -5,7 +5,8 @@
 //! - [`connection`]: many calls over one pair of pipes
 //! - [`handshake`]: which era, which lists
 //! - [`forms`]: requests and answers between the eras
-//! - [`worker`]: one child, kept alive; [`backoff`] says how soon
+//! - [`call`]: a client's call, through every question to its answer
+//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know; [`backoff`] says how soon
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -17,20 +18,24 @@ use mcp::{Cause, Failure};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, Ask, Listing, State};
+use super::{Answer, Ask, Listing, State, hub::Hub};
 
 mod backoff;
+mod call;
 mod connection;
 mod forms;
 mod handshake;
 pub mod lines;
 pub mod process;
 mod stderr;
+mod watches;
 pub mod wire;
 mod worker;
 
-use connection::{Abandon, Lost};
+use call::Working;
+use connection::{Abandon, Asker, Lost};
 use process::{Program, Spawner};
+use watches::Watches;
 use worker::{Link, Worker};
 
 /// How to run a stdio plugin.
@@ -52,14 +57,23 @@ pub struct Stdio {
     name: Arc<str>,
     call_timeout: Duration,
     workers: Vec<Arc<Worker>>,
+    watches: Watches,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Stdio {
-    /// Starts the children in the background. `changed` is told of every change of state or lists.
-    pub fn start(name: &str, spec: StdioSpec, spawner: &Spawner, changed: &Arc<Notify>) -> Self {
+    /// Starts the children in the background. `changed` is told of every change of state or lists, `hub` of every change of a
+    /// resource.
+    pub fn start(
+        name: &str,
+        spec: StdioSpec,
+        spawner: &Spawner,
+        changed: &Arc<Notify>,
+        hub: &Arc<Hub>,
+    ) -> Self {
         let name: Arc<str> = name.into();
+        let watches = Watches::default();
         let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
         let workers: Vec<_> = (0..spec.instances.max(1))
             .map(|_| {
@@ -68,6 +82,8 @@ impl Stdio {
                     Arc::clone(&spec),
                     spawner.clone(),
                     Arc::clone(changed),
+                    Arc::clone(hub),
+                    watches.clone(),
                 )
             })
             .collect();
@@ -79,6 +95,7 @@ impl Stdio {
             name,
             call_timeout: spec.call_timeout,
             workers,
+            watches,
             tasks,
             stop,
         }
@@ -129,18 +146,61 @@ impl Stdio {
     /// mid-call, [`Cause::Timeout`], [`Cause::Overloaded`], [`Cause::UpstreamInvalid`].
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let link = self.link()?;
-        let params = forms::params_for_child(&ask, link.agreement.era())?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let asked = link
-            .connection
-            .request(ask.method.as_str(), &params, deadline, Abandon::Cancel)
-            .await;
-        match asked.map_err(|lost| self.failure(lost))? {
-            Answer::Result(result) => {
-                forms::result_from_child(result, ask.method).map(Answer::Result)
-            }
-            Answer::Error(error) => forms::error_from_child(error).map(Answer::Error),
+        let turn = link
+            .turn(deadline)
+            .await
+            .map_err(|lost| self.failure(lost))?;
+        let connection = &link.connection;
+        if let Some(level) = ask.context.notices.log_level()
+            && link.agreement.logs_on_request()
+        {
+            connection.log_from(level);
         }
+        let id = connection.fresh_id();
+        let params = forms::params_for_child(&ask, link.agreement.era(), id)?;
+        let asker = Asker {
+            client: ask.context.client,
+            notices: ask.context.notices,
+        };
+        let exchange = connection
+            .begin(
+                id,
+                ask.method.as_str(),
+                &params,
+                Some(asker),
+                deadline,
+                Abandon::Cancel,
+            )
+            .await
+            .map_err(|lost| self.failure(lost))?;
+        Working::new(
+            Arc::clone(&self.name),
+            ask.method.clone(),
+            self.call_timeout,
+            exchange,
+            turn,
+        )
+        .go_on(deadline)
+        .await
+    }
+
+    /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
+    /// `extensions["io.modelcontextprotocol/tasks"]` and so on).
+    pub fn has_capability(&self, pointer: &str) -> bool {
+        self.workers
+            .iter()
+            .any(|worker| worker.has_capability(pointer))
+    }
+
+    /// Wants to know of a resource's changes from now on. False if no child can tell.
+    pub fn watch(&self, uri: &str) -> bool {
+        self.has_capability("/resources/subscribe") && self.watches.add(uri)
+    }
+
+    /// Takes one [`Stdio::watch`] back.
+    pub fn unwatch(&self, uri: &str) {
+        self.watches.remove(uri);
     }
 
     fn link(&self) -> Result<Arc<Link>, Failure> {
@@ -152,40 +212,7 @@ impl Stdio {
     }
 
     fn failure(&self, lost: Lost) -> Failure {
-        let name = &self.name;
-        match lost {
-            Lost::NotSent => {
-                let state = self.state();
-                Failure::say(
-                    Cause::NoBackend,
-                    format!(
-                        "the plugin {name} is {}; the call was not sent",
-                        state.as_str()
-                    ),
-                )
-            }
-            Lost::Busy => Failure::say(
-                Cause::Overloaded,
-                format!("the plugin {name} has too many calls under way"),
-            ),
-            Lost::Broken => Failure::say(
-                Cause::UpstreamBroken,
-                format!(
-                    "the plugin {name} ended while the call was under way; the call may have run"
-                ),
-            ),
-            Lost::Late => Failure::say(
-                Cause::Timeout,
-                format!("the plugin {name} did not answer in time; the call may have run"),
-            ),
-            Lost::TooLong => Failure::say(
-                Cause::UpstreamInvalid,
-                format!(
-                    "the plugin {name} answered more than {} bytes",
-                    connection::LINE_BYTES_MAX
-                ),
-            ),
-        }
+        failure(&self.name, self.state().as_str(), lost)
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.
@@ -198,5 +225,34 @@ impl Stdio {
 impl Drop for Stdio {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Says why there is no answer. `state` is the plugin's.
+fn failure(name: &str, state: &str, lost: Lost) -> Failure {
+    match lost {
+        Lost::NotSent => Failure::say(
+            Cause::NoBackend,
+            format!("the plugin {name} is {state}; the call was not sent"),
+        ),
+        Lost::Busy => Failure::say(
+            Cause::Overloaded,
+            format!("the plugin {name} has too many calls under way"),
+        ),
+        Lost::Broken => Failure::say(
+            Cause::UpstreamBroken,
+            format!("the plugin {name} ended while the call was under way; the call may have run"),
+        ),
+        Lost::Late => Failure::say(
+            Cause::Timeout,
+            format!("the plugin {name} did not answer in time; the call may have run"),
+        ),
+        Lost::TooLong => Failure::say(
+            Cause::UpstreamInvalid,
+            format!(
+                "the plugin {name} answered more than {} bytes",
+                connection::LINE_BYTES_MAX
+            ),
+        ),
     }
 }

@@ -20,11 +20,15 @@ pub enum Incoming {
         id: Id,
         /// The method.
         method: String,
+        /// The parameters.
+        params: Option<Box<RawValue>>,
     },
     /// It tells us.
     Notice {
         /// The method.
         method: String,
+        /// The parameters.
+        params: Option<Box<RawValue>>,
     },
     /// It answers our request with more than we take.
     TooLong(u64),
@@ -55,12 +59,14 @@ fn decode_whole(text: &[u8]) -> Incoming {
                 reason: "answers an id that was never sent",
             },
         },
-        Ok(Body::One(Ok(Message::Request { id, method, .. }))) => Incoming::Question {
+        Ok(Body::One(Ok(Message::Request { id, method, params }))) => Incoming::Question {
             id,
             method: method.into_owned(),
+            params: params.map(ToOwned::to_owned),
         },
-        Ok(Body::One(Ok(Message::Notification { method, .. }))) => Incoming::Notice {
+        Ok(Body::One(Ok(Message::Notification { method, params }))) => Incoming::Notice {
             method: method.into_owned(),
+            params: params.map(ToOwned::to_owned),
         },
         Ok(Body::Batch(_)) => Incoming::Garbage {
             reason: "is a batch",

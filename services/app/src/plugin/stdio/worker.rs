@@ -11,18 +11,19 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mcp::Era;
 use serde_json::{json, value::to_raw_value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     StdioSpec,
     backoff::Backoff,
-    connection::{Abandon, Connection},
+    connection::{Abandon, Connection, Ears, Lost},
     handshake::{self, Agreement, HandshakeError},
     process::{Process, Spawner, Streams},
     stderr,
+    watches::{Subscribed, Watches},
 };
-use crate::plugin::{Listing, State};
+use crate::plugin::{Listing, State, hub::Hub};
 
 /// How often a silent child is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -38,6 +39,28 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// What was agreed with it.
     pub(super) agreement: Agreement,
+    /// Taken by calls to a child that asks clients something.
+    one_at_a_time: Arc<Semaphore>,
+}
+
+impl Link {
+    /// Waits until the call may be sent, at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`Lost::Busy`] when others did not end before.
+    pub(super) async fn turn(
+        &self,
+        deadline: Instant,
+    ) -> Result<Option<OwnedSemaphorePermit>, Lost> {
+        if !self.connection.asks() {
+            return Ok(None);
+        }
+        let turn = Arc::clone(&self.one_at_a_time).acquire_owned();
+        match tokio::time::timeout_at(deadline.into(), turn).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            Ok(Err(_)) | Err(_) => Err(Lost::Busy),
+        }
+    }
 }
 
 /// What one worker shows to the rest of the plugin.
@@ -51,6 +74,11 @@ pub(super) struct Worker {
     state: Mutex<State>,
     /// Told whenever state or listing changes.
     changed: Arc<Notify>,
+    /// Told whenever a resource changes.
+    hub: Arc<Hub>,
+    watches: Watches,
+    /// What was agreed with the child when it was last in service.
+    known: ArcSwapOption<Agreement>,
     pub(super) restarts: AtomicU64,
 }
 
@@ -77,6 +105,8 @@ impl Worker {
         spec: Arc<StdioSpec>,
         spawner: Spawner,
         changed: Arc<Notify>,
+        hub: Arc<Hub>,
+        watches: Watches,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -86,6 +116,9 @@ impl Worker {
             listing: ArcSwap::default(),
             state: Mutex::new(State::Starting),
             changed,
+            hub,
+            watches,
+            known: ArcSwapOption::empty(),
             restarts: AtomicU64::new(0),
         })
     }
@@ -98,6 +131,12 @@ impl Worker {
     /// Returns what the child offers, or offered when it was last in service.
     pub(super) fn listing(&self) -> Arc<Listing> {
         self.listing.load_full()
+    }
+
+    /// Tells whether the child said, when it was last in service, that it can do this.
+    pub(super) fn has_capability(&self, pointer: &str) -> bool {
+        let known = self.known.load();
+        known.as_ref().is_some_and(|known| known.has(pointer))
     }
 
     pub(super) fn state(&self) -> State {
@@ -151,8 +190,11 @@ impl Worker {
             return Ended::Closed;
         };
         let changes = Arc::new(Notify::new());
-        let connection =
-            Connection::start(Arc::clone(&self.name), stdin, stdout, Arc::clone(&changes));
+        let ears = Ears {
+            lists_changed: Arc::clone(&changes),
+            hub: Arc::clone(&self.hub),
+        };
+        let connection = Connection::start(Arc::clone(&self.name), stdin, stdout, ears);
         tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
         let ended = tokio::select! {
             ended = self.serve(&connection, era, &changes) => ended,
@@ -202,9 +244,11 @@ impl Worker {
             return error.into();
         }
         tracing::info!(plugin = %self.name, revision = %agreement.revision, tools = self.listing().tools.len(), "the plugin is in service");
+        self.known.store(Some(Arc::new(agreement.clone())));
         self.link.store(Some(Arc::new(Link {
             connection: connection.clone(),
             agreement: agreement.clone(),
+            one_at_a_time: Arc::new(Semaphore::new(1)),
         })));
         self.set_state(State::Ready);
         self.attend(connection, &agreement, changes).await
@@ -217,9 +261,17 @@ impl Worker {
         changes: &Notify,
     ) -> Ended {
         let mut heard = connection.heard();
+        let mut watches = self.watches.follow();
+        watches.mark_changed();
+        let mut subscribed = Subscribed::default();
         loop {
             tokio::select! {
                 () = connection.closed() => return Ended::Closed,
+                Ok(()) = watches.changed() => {
+                    let wanted = watches.borrow_and_update().keys().cloned().collect();
+                    subscribed.bring_to(wanted, connection, agreement).await;
+                }
+                () = subscribed.ended() => {}
                 () = changes.notified() => {
                     tokio::time::sleep(CHANGES_SETTLE).await;
                     let deadline = Instant::now() + self.spec.start_timeout;

@@ -1,0 +1,152 @@
+//! What every piece of work knows of the request that it is done for.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json, value::RawValue};
+use telemetry::{RequestId, trace::TraceContext};
+use tokio_util::sync::CancellationToken;
+
+use super::notices::Notices;
+
+/// The request that a piece of work is done for.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The request's ID, as in every log line and in what upstream servers receive.
+    pub request_id: RequestId,
+    /// Where in its trace the request is served.
+    pub trace: TraceContext,
+    /// When nobody waits any more.
+    pub deadline: Instant,
+    /// Set when nobody waits any more before that.
+    pub cancelled: CancellationToken,
+    /// Who asks, and what it can be asked in turn.
+    pub client: Arc<Client>,
+    /// Where progress and log messages go.
+    pub notices: Notices,
+}
+
+impl CallContext {
+    /// Tells whether nobody waits any more.
+    pub fn is_over(&self) -> bool {
+        self.cancelled.is_cancelled() || Instant::now() >= self.deadline
+    }
+
+    /// Returns how long somebody still waits.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Who calls, as the edge tells it, and what it can do, as it says itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Client {
+    /// Who calls; empty when nobody was named.
+    pub principal: String,
+    /// The caller's tenant; empty when none was named.
+    pub tenant: String,
+    /// The client's `clientCapabilities`.
+    pub capabilities: Value,
+}
+
+/// The methods that a server may ask of a client.
+const ROOTS: &str = "roots/list";
+const SAMPLING: &str = "sampling/createMessage";
+const ELICITATION: &str = "elicitation/create";
+
+impl Client {
+    /// Tells whether both are the same caller.
+    pub fn is_same_caller(&self, other: &Self) -> bool {
+        (&self.principal, &self.tenant) == (&other.principal, &other.tenant)
+    }
+
+    /// Tells whether the client declared an extension.
+    pub fn has_extension(&self, name: &str) -> bool {
+        self.capabilities["extensions"][name].is_object()
+    }
+
+    /// Returns the capabilities that a question needs and the client did not declare, as `requiredCapabilities`; `None` if it
+    /// can be asked. A method that is no question needs what nobody has.
+    pub fn lacks(&self, method: &str, params: Option<&RawValue>) -> Option<Value> {
+        let params: Value = params
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        let has = |pointer: &str| {
+            self.capabilities
+                .pointer(pointer)
+                .is_some_and(Value::is_object)
+        };
+        let (able, needed) = match method {
+            ROOTS => (has("/roots"), json!({"roots": {}})),
+            SAMPLING if params.get("tools").is_some() => {
+                (has("/sampling/tools"), json!({"sampling": {"tools": {}}}))
+            }
+            SAMPLING => (has("/sampling"), json!({"sampling": {}})),
+            ELICITATION if params["mode"] == "url" => {
+                (has("/elicitation/url"), json!({"elicitation": {"url": {}}}))
+            }
+            // A client that names no mode takes forms.
+            ELICITATION => (
+                has("/elicitation/form") || has("/elicitation") && !has("/elicitation/url"),
+                json!({"elicitation": {}}),
+            ),
+            _ => (false, json!({})),
+        };
+        (!able).then_some(needed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_asked_only_what_it_declared() {
+        for (capabilities, method, params, able) in [
+            (json!({}), ROOTS, "{}", false),
+            (json!({"roots": {}}), ROOTS, "{}", true),
+            (json!({"roots": true}), ROOTS, "{}", false),
+            (json!({"sampling": {}}), SAMPLING, "{}", true),
+            (json!({"sampling": {}}), SAMPLING, r#"{"tools":[]}"#, false),
+            (
+                json!({"sampling": {"tools": {}}}),
+                SAMPLING,
+                r#"{"tools":[]}"#,
+                true,
+            ),
+            (json!({"elicitation": {}}), ELICITATION, "{}", true),
+            (
+                json!({"elicitation": {}}),
+                ELICITATION,
+                r#"{"mode":"url"}"#,
+                false,
+            ),
+            (
+                json!({"elicitation": {"url": {}}}),
+                ELICITATION,
+                r#"{"mode":"form"}"#,
+                false,
+            ),
+            (
+                json!({"elicitation": {"url": {}, "form": {}}}),
+                ELICITATION,
+                r#"{"mode":"url"}"#,
+                true,
+            ),
+            (json!({"elicitation": {}}), "tools/call", "{}", false),
+        ] {
+            let client = Client {
+                capabilities: capabilities.clone(),
+                ..Client::default()
+            };
+            let params = serde_json::from_str::<&RawValue>(params).unwrap();
+            assert_eq!(
+                client.lacks(method, Some(params)).is_none(),
+                able,
+                "{capabilities} {method} {params}"
+            );
+        }
+    }
+}

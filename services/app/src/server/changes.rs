@@ -1,0 +1,214 @@
+//! `subscriptions/listen`: a stream of changes, for as long as its client wants.
+//!
+//! A listener that has nothing to be told costs its connection, a mailbox and a timer: it holds no place among the requests,
+//! no body, and no buffer.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use mcp::{Cause, Failure, Id, Outcome, envelope, members::Members};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{
+    Server, Story,
+    intake::Request,
+    stream::{Accepts, COMMENT, KEEP_ALIVE, event, events},
+};
+use crate::plugin::{
+    hub::{Change, Filter},
+    mounts::Subscription,
+};
+
+/// The member of `_meta` that says which subscription a message belongs to.
+const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// Resources that one client listens to.
+const URIS_MAX: usize = 100;
+/// The longest URI that is listened to, in bytes.
+const URI_BYTES_MAX: usize = 4096;
+/// When a refused client may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Opens the stream.
+pub(crate) fn open(
+    server: &Server,
+    story: &Arc<Story>,
+    accepts: Accepts,
+    request: Request<'_>,
+) -> Response {
+    if !accepts.events {
+        return story.fail(&Failure::say(
+            Cause::NotAcceptable,
+            "subscriptions/listen answers with text/event-stream alone",
+        ));
+    }
+    let filter = match filter(&request.params) {
+        Ok(filter) => filter,
+        Err(failure) => return story.fail(&failure),
+    };
+    let Ok(place) = Arc::clone(&server.listeners).try_acquire_owned() else {
+        return story.fail(&Failure::new(Cause::Overloaded).retry_after(RETRY_AFTER));
+    };
+    // It waits for changes, not for work: others may have its place among the requests.
+    story.give_up();
+    {
+        let mut facts = story.facts();
+        facts.outcome = Some(Outcome::Ok);
+        facts.listens = true;
+    }
+    // On the heap once: the stream moves it to and fro.
+    let listening = Box::new(Listening {
+        subscription: server.mounts.listen(filter),
+        id: request.id,
+        draining: server.life.draining(),
+        stage: Stage::Begin,
+        next_comment: Instant::now() + KEEP_ALIVE,
+        _place: place,
+    });
+    let stream = futures::stream::unfold(listening, async |mut listening| {
+        let chunk = listening.next().await?;
+        Some((Ok::<_, Infallible>(chunk), listening))
+    });
+    events(Body::from_stream(stream))
+}
+
+fn filter(params: &Members<'_>) -> Result<Filter, Failure> {
+    let invalid = |text: &str| Failure::say(Cause::InvalidParams, text);
+    let given = params
+        .get("notifications")
+        .and_then(|raw| Members::parse(raw).ok())
+        .ok_or_else(|| invalid("params.notifications must be an object"))?;
+    let flag = |name: &str| match given.get(name).map(RawValue::get) {
+        None | Some("false" | "null") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(invalid(&format!(
+            "params.notifications.{name} must be a boolean"
+        ))),
+    };
+    let mut uris: Vec<String> = match given.get("resourceSubscriptions") {
+        None => Vec::new(),
+        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| {
+            invalid("params.notifications.resourceSubscriptions must be an array of strings")
+        })?,
+    };
+    uris.sort_unstable();
+    uris.dedup();
+    if uris.len() > URIS_MAX || uris.iter().any(|uri| uri.len() > URI_BYTES_MAX) {
+        return Err(invalid(&format!(
+            "one subscription takes at most {URIS_MAX} resources with URIs of at most {URI_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(Filter {
+        tools: flag("toolsListChanged")?,
+        prompts: flag("promptsListChanged")?,
+        resources: flag("resourcesListChanged")?,
+        uris: uris.into_iter().map(Into::into).collect(),
+    })
+}
+
+/// One open stream.
+struct Listening {
+    subscription: Subscription,
+    id: Id,
+    draining: CancellationToken,
+    stage: Stage,
+    next_comment: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+enum Stage {
+    Begin,
+    Going,
+    Over,
+}
+
+impl Listening {
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::Begin => {
+                self.stage = Stage::Going;
+                Some(event(&self.acknowledgement()))
+            }
+            Stage::Going => Some(self.wait().await),
+            Stage::Over => None,
+        }
+    }
+
+    async fn wait(&mut self) -> Bytes {
+        let draining: WaitForCancellationFutureOwned = self.draining.clone().cancelled_owned();
+        tokio::select! {
+            biased;
+            () = draining => {
+                self.stage = Stage::Over;
+                event(&self.end())
+            }
+            change = self.subscription.next() => event(&self.message(&change)),
+            () = tokio::time::sleep_until(self.next_comment.into()) => {
+                self.next_comment = Instant::now() + KEEP_ALIVE;
+                Bytes::from_static(COMMENT)
+            }
+        }
+    }
+
+    /// The first message: what of the wishes is granted.
+    fn acknowledgement(&self) -> Vec<u8> {
+        let granted = self.subscription.wants();
+        let mut kinds = serde_json::Map::new();
+        for (name, wanted) in [
+            ("toolsListChanged", granted.tools),
+            ("promptsListChanged", granted.prompts),
+            ("resourcesListChanged", granted.resources),
+        ] {
+            if wanted {
+                kinds.insert(name.to_owned(), true.into());
+            }
+        }
+        if !granted.uris.is_empty() {
+            kinds.insert(
+                "resourceSubscriptions".to_owned(),
+                granted.uris.iter().map(|uri| &**uri).collect(),
+            );
+        }
+        self.notification(
+            "notifications/subscriptions/acknowledged",
+            &json!({"notifications": kinds}),
+        )
+    }
+
+    fn message(&self, change: &Change) -> Vec<u8> {
+        let (method, params) = match change {
+            Change::Tools => ("notifications/tools/list_changed", json!({})),
+            Change::Prompts => ("notifications/prompts/list_changed", json!({})),
+            Change::Resources => ("notifications/resources/list_changed", json!({})),
+            Change::Updated(uri) => ("notifications/resources/updated", json!({"uri": **uri})),
+        };
+        self.notification(method, &params)
+    }
+
+    fn notification(&self, method: &str, params: &Value) -> Vec<u8> {
+        envelope::write_request(None, method, &self.tagged(params))
+    }
+
+    /// The last message: this instance takes leave.
+    fn end(&self) -> Vec<u8> {
+        envelope::write_result(&self.id, &self.tagged(&json!({"resultType": "complete"})))
+    }
+
+    /// Adds the subscription's id, which is the request's, byte for byte.
+    fn tagged(&self, object: &Value) -> Box<RawValue> {
+        let object = to_raw_value(object).unwrap_or_default();
+        let mut members = Members::parse(&object).unwrap_or_default();
+        let meta = format!(r#"{{"{META_SUBSCRIPTION}":{}}}"#, self.id.as_json());
+        members.set("_meta", RawValue::from_string(meta).unwrap_or_default());
+        members.to_raw()
+    }
+}
