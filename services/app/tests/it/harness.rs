@@ -10,8 +10,9 @@ use app::{
         mounts::{Kind, Mounts, Spec},
         stdio::{StdioSpec, process::Program},
     },
-    server::{Limits, Server, listen::Listening},
+    server::{Fleet, Limits, Server, Sessions, listen::Listening},
 };
+use mcp::seal::KeyRing;
 use serde_json::{Value, json};
 use telemetry::{Metrics, Watchdog};
 use tokio::net::TcpListener;
@@ -56,6 +57,11 @@ impl App {
     }
 
     pub async fn start_with(specs: Vec<Spec>, limits: Limits) -> Self {
+        Self::start_in(specs, limits, sessions()).await
+    }
+
+    /// Starts as one of those that share `sessions`.
+    pub async fn start_in(specs: Vec<Spec>, limits: Limits, sessions: Sessions) -> Self {
         let mounts = Mounts::start(specs).unwrap();
         mounts.settled(PATIENCE).await;
         let all = Metrics::new("test", "0", "test").unwrap();
@@ -70,8 +76,11 @@ impl App {
             life.clone(),
             watchdog,
             limits,
-            "r-1",
-            "app-1",
+            Fleet {
+                release: "r-1",
+                instance: "app-1",
+                sessions,
+            },
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -138,6 +147,15 @@ impl App {
             answer.body.get("result").is_some().then_some(answer)
         })
         .await
+    }
+}
+
+/// What a fleet of one knows of sessions.
+pub fn sessions() -> Sessions {
+    Sessions {
+        keys: KeyRing::new(&[[1; 32]]).unwrap(),
+        shared: Arc::new(legacy::Memory::default()),
+        life: Duration::from_secs(3600),
     }
 }
 
