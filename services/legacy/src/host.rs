@@ -412,8 +412,9 @@ impl<B: Backend> Host<B> {
         if session.principal != asker.principal || session.tenant != asker.tenant {
             return Err(unknown());
         }
+        // What was negotiated counts; clients are known that name another revision of the era.
         if let Some(version) = single(headers, PROTOCOL_VERSION).map_err(refuse)?
-            && Revision::parse(version) != Some(session.revision)
+            && Revision::parse(version).is_none_or(|named| named > Revision::LATEST_LEGACY)
         {
             let text = format!("this session speaks {}", session.revision);
             return Err(refuse(Failure::say(Cause::InvalidRequest, text)));

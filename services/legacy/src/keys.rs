@@ -116,6 +116,7 @@ fn make(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::slice;
 
     use super::*;
 
@@ -138,7 +139,10 @@ mod tests {
     fn a_key_is_made_once_for_its_owner_alone() {
         let state = tempfile::tempdir().unwrap();
         let path = state.path().join("keys/session.key");
-        assert!(matches!(read(&[path.clone()]), Err(KeysError::Read { .. })));
+        assert!(matches!(
+            read(slice::from_ref(&path)),
+            Err(KeysError::Read { .. })
+        ));
         ensure(&path).unwrap();
         let first = fs::read(&path).unwrap();
         ensure(&path).unwrap();
@@ -147,7 +151,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), first);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(state.path().join("keys")).unwrap().count(), 1);
-        assert!(read(&[path.clone()]).is_ok());
+        assert!(read(slice::from_ref(&path)).is_ok());
         assert!(matches!(read(&[]), Err(KeysError::Number)));
         fs::write(&path, "short").unwrap();
         assert!(matches!(read(&[path]), Err(KeysError::Form { .. })));
