@@ -111,10 +111,7 @@ impl App {
             (response.status().as_u16(), kind),
             (200, "text/event-stream")
         );
-        Events {
-            response,
-            unread: String::new(),
-        }
+        Events::of(response)
     }
 
     /// Calls a tool as a client that can be asked everything.
@@ -214,15 +211,28 @@ async fn request(
 /// A stream of server-sent events. Dropping it closes the connection.
 pub struct Events {
     pub response: reqwest::Response,
+    /// The newest event's id.
+    pub last_id: Option<String>,
     unread: String,
 }
 
 impl Events {
+    /// Reads the body of a response as events.
+    pub fn of(response: reqwest::Response) -> Self {
+        Self {
+            response,
+            last_id: None,
+            unread: String::new(),
+        }
+    }
+
     /// Waits for the next message; `None` at the end.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.unread.split_once("\n\n") {
-                let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                self.last_id = field("id: ").map(str::to_owned).or(self.last_id.take());
+                let data = field("data: ").filter(|data| !data.is_empty());
                 let message = data.map(|data| serde_json::from_str(data).unwrap());
                 self.unread = rest.to_owned();
                 if message.is_some() {
