@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "registry",
             "settings",
