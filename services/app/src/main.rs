@@ -20,7 +20,7 @@ use app::plugin::catalogue::List;
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::stdio::{StdioSpec, process::Program};
 use app::server::listen::Listening;
-use app::server::{Limits, Server};
+use app::server::{Fleet, Limits, Server, Sessions};
 use aws_lc_rs::digest::{SHA256, digest};
 use clap::Parser;
 use registry::{Instance, Load, PluginPhase, PluginState, Registration, Role};
@@ -113,8 +113,11 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
         life.clone(),
         watchdog,
         limits(settings),
-        &args.release,
-        &args.name,
+        Fleet {
+            release: &args.release,
+            instance: &args.name,
+            sessions: sessions(settings, &args.state, &store)?,
+        },
     );
     let listener = TcpListener::bind(settings.app.listen)
         .await
@@ -218,6 +221,20 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
         connections: server.connections(),
         ..instance.load.unwrap_or_default()
     });
+}
+
+/// What the sessions of older clients stand on. The fleet's key is made if nobody has made it yet.
+fn sessions(settings: &Settings, state: &Path, store: &Store) -> anyhow::Result<Sessions> {
+    let session = &settings.edge.session;
+    let own = state.join("keys").join("session.key");
+    if session.key_files.contains(&own) {
+        legacy::keys::ensure(&own)?;
+    }
+    Ok(Sessions {
+        keys: legacy::keys::read(&session.key_files)?,
+        shared: Arc::new(store.clone()),
+        life: session.ttl,
+    })
 }
 
 fn limits(settings: &Settings) -> Limits {

@@ -91,6 +91,8 @@ pub struct Response {
     pub headers: Vec<(HeaderName, String)>,
     /// The body.
     pub body: Body,
+    /// Why the request was refused, for logs; what a call came to stands in the body alone.
+    pub cause: Option<Cause>,
 }
 
 /// What an answer holds.
@@ -117,6 +119,7 @@ impl Response {
             status,
             headers: Vec::new(),
             body: Body::Empty,
+            cause: None,
         }
     }
 
@@ -125,6 +128,7 @@ impl Response {
             status,
             headers: vec![(CONTENT_TYPE, "application/json".into())],
             body: Body::Json(body.into()),
+            cause: None,
         }
     }
 
@@ -137,6 +141,7 @@ impl Response {
                 (HeaderName::from_static("x-accel-buffering"), "no".into()),
             ],
             body: Body::Events(events),
+            cause: None,
         }
     }
 
@@ -150,7 +155,10 @@ impl Response {
                 StatusCode::from_u16(cause.http_status()).unwrap_or(StatusCode::BAD_REQUEST)
             }
         };
-        Response::json(status, failure.to_json_rpc(id, request_id))
+        Response {
+            cause: Some(failure.cause),
+            ..Response::json(status, failure.to_json_rpc(id, request_id))
+        }
     }
 }
 
@@ -404,8 +412,9 @@ impl<B: Backend> Host<B> {
         if session.principal != asker.principal || session.tenant != asker.tenant {
             return Err(unknown());
         }
+        // What was negotiated counts; clients are known that name another revision of the era.
         if let Some(version) = single(headers, PROTOCOL_VERSION).map_err(refuse)?
-            && Revision::parse(version) != Some(session.revision)
+            && Revision::parse(version).is_none_or(|named| named > Revision::LATEST_LEGACY)
         {
             let text = format!("this session speaks {}", session.revision);
             return Err(refuse(Failure::say(Cause::InvalidRequest, text)));

@@ -14,6 +14,7 @@
 //! - [`listen`]: the stream that a session reads with GET
 //! - [`board`]: what hosts know of sessions, and mail for calls elsewhere
 //! - [`shared`]: the records below, over [`store::Store`] or in memory
+//! - [`keys`]: what sessions are sealed with
 
 pub mod host;
 
@@ -22,6 +23,7 @@ pub mod listen;
 pub mod tape;
 
 pub mod board;
+pub mod keys;
 pub mod shared;
 
 #[cfg(test)]

@@ -352,6 +352,17 @@ async fn requests_are_held_to_the_rules_of_http() {
         (
             client.with("mcp-protocol-version", "2025-03-26"),
             ping.clone(),
+            200,
+        ),
+        // What was negotiated counts, so this header brings no batches.
+        (
+            client.with("mcp-protocol-version", "2025-03-26"),
+            json!([ping]),
+            400,
+        ),
+        (
+            client.with("mcp-protocol-version", "2026-07-28"),
+            ping.clone(),
             400,
         ),
         (

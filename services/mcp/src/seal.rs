@@ -54,9 +54,13 @@ impl KeyRing {
             .then_some(KeyRing(ring))
     }
 
-    /// Seals `plain` into a token of visible ASCII. `form` and `clear` stand readable before it and must
-    /// hold no dot.
-    pub(crate) fn seal_bytes(
+    /// Seals `plain`, of at most some megabytes, into a token of visible ASCII. `form` and `clear` stand
+    /// readable before it; a form holds no dot, and what it is for uses no other.
+    ///
+    /// # Panics
+    /// When the cipher refuses: for no message that fits into memory here.
+    #[must_use]
+    pub fn seal_bytes(
         &self,
         form: &str,
         clear: Option<&str>,
@@ -77,13 +81,9 @@ impl KeyRing {
         format!("{head}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Opens what [`KeyRing::seal_bytes`] made with the same form and clear part.
-    pub(crate) fn open_bytes(
-        &self,
-        form: &str,
-        clear: Option<&str>,
-        token: &str,
-    ) -> Option<Vec<u8>> {
+    /// Opens what [`KeyRing::seal_bytes`] made with the same form and clear part; `None` for anything else.
+    #[must_use]
+    pub fn open_bytes(&self, form: &str, clear: Option<&str>, token: &str) -> Option<Vec<u8>> {
         let head = head(form, clear);
         let bytes = URL_SAFE_NO_PAD.decode(token.strip_prefix(&head)?).ok()?;
         let (id, rest) = bytes.split_first_chunk::<KEY_ID_BYTES>()?;

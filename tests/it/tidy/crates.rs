@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "registry",
             "settings",

@@ -5,9 +5,9 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use axum::{Extension, extract::State, response::Response};
+use axum::response::Response;
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mcp::{
     Cause, Failure, Id, Method, Outcome, Revision,
@@ -31,61 +31,101 @@ use crate::plugin::{
     Answer, CallContext, Client,
     catalogue::{List, capabilities},
     mirror,
-    notices::{Level, Notices, Wishes},
+    notices::{Heard, Level, Notices, Wishes},
 };
 
 /// The member of `params._meta` that says which log messages the client wants.
 const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
-/// Serves `POST /mcp`.
+/// Serves a `POST /mcp` of the newer era.
 pub(crate) async fn serve(
-    State(server): State<Server>,
-    Extension(story): Extension<Arc<Story>>,
+    server: &Server,
+    story: &Arc<Story>,
     head: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let accepts = match intake::origin(&head).and_then(|()| intake::media(&head)) {
+    let accepts = match intake::media(&head) {
         Ok(accepts) => accepts,
         Err(failure) => return story.fail(&failure),
     };
     let request = match intake::read(&head, &body) {
         Ok(Wanted::Request(request)) => request,
-        Ok(Wanted::Notification) => return accepted(&story).into_json(),
+        Ok(Wanted::Notification) => return accepted(story).into_json(),
         Err(refusal) => {
             story.facts().id = refusal.id;
             return story.fail(&refusal.failure);
         }
     };
-    note(&server, &story, &request);
+    note(server, story, &request);
     if request.method.as_str() == intake::LISTEN {
-        return changes::open(&server, &story, accepts, request);
+        return changes::open(server, story, accepts, request);
     }
+    let checks = Mirrors::Checked;
+    match begin(server, story, &head, &body, request, checks) {
+        Ok(begun) => stream::respond(server, story, accepts, begun).await,
+        Err(failure) => story.fail(&failure),
+    }
+}
+
+/// Whether arguments that a tool wants in headers are looked for there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mirrors {
+    /// The request has a head from outside.
+    Checked,
+    /// The request was made in this process.
+    None,
+}
+
+/// Work that is under way, and what it says before its end.
+pub(crate) struct Begun {
+    /// Dropping it cancels the work.
+    pub(crate) work: BoxFuture<'static, Finished>,
+    /// What the client wants to hear before.
+    pub(crate) heard: Option<Heard>,
+}
+
+/// Begins to answer a request that wants one answer. `body` is what it was read from.
+///
+/// # Errors
+/// [`Cause::InvalidParams`] when `_meta` wishes what cannot be.
+pub(crate) fn begin(
+    server: &Server,
+    story: &Arc<Story>,
+    head: &HeaderMap,
+    body: &Bytes,
+    request: Request<'_>,
+    mirrors: Mirrors,
+) -> Result<Begun, Failure> {
     if !takes_time(&request.method) {
-        let listed = list(&server, &request);
-        let finished = succeed_or_fail(&story, &request.id, listed);
-        return stream::respond(
-            &server,
-            &story,
-            accepts,
-            std::future::ready(finished).boxed(),
-            None,
-        )
-        .await;
+        let listed = list(server, &request);
+        let finished = succeed_or_fail(story, &request.id, listed);
+        return Ok(Begun {
+            work: std::future::ready(finished).boxed(),
+            heard: None,
+        });
     }
-    let (wishes, client) = match (wishes(&request.params), client(&head, &request.params)) {
-        (Ok(wishes), Ok(client)) => (wishes, client),
-        (Err(failure), _) | (_, Err(failure)) => return story.fail(&failure),
-    };
+    let wishes = wishes(&request.params)?;
+    let client = client(head, &request.params)?;
     let (notices, heard) = match Notices::open(wishes) {
         Some((notices, heard)) => (notices, Some(heard)),
         None => (Notices::default(), None),
     };
+    if mirrors == Mirrors::Checked
+        && let Err(failure) = mirrored(server, head, &request)
+    {
+        let finished = finish(story, &request.id, Err(failure));
+        return Ok(Begun {
+            work: std::future::ready(finished).boxed(),
+            heard: None,
+        });
+    }
     drop(request);
-    let work = {
-        let (server, story) = (server.clone(), Arc::clone(&story));
-        async move { work(&server, &story, &head, &body, client, notices).await }
-    };
-    stream::respond(&server, &story, accepts, work.boxed(), heard).await
+    let (server, story, body) = (server.clone(), Arc::clone(story), body.clone());
+    let work = async move { work(&server, &story, &body, client, notices).await };
+    Ok(Begun {
+        work: work.boxed(),
+        heard,
+    })
 }
 
 fn accepted(story: &Story) -> Finished {
@@ -98,7 +138,7 @@ fn accepted(story: &Story) -> Finished {
 }
 
 /// Tells the story what is asked.
-fn note(server: &Server, story: &Story, request: &Request<'_>) {
+pub(crate) fn note(server: &Server, story: &Story, request: &Request<'_>) {
     let catalogue = server.mounts.catalogue();
     let mut facts = story.facts();
     facts.id = Some(request.id.clone());
@@ -158,13 +198,12 @@ fn discover(server: &Server) -> Result<Arc<RawValue>, Failure> {
 async fn work(
     server: &Server,
     story: &Story,
-    head: &HeaderMap,
     body: &[u8],
     client: Arc<Client>,
     notices: Notices,
 ) -> Finished {
-    // Read once more instead of being kept: the request borrows from the body.
-    let Ok(Wanted::Request(request)) = intake::read(head, body) else {
+    // Read once more instead of being kept: the request borrows from the body. Its head was looked at before.
+    let Ok(request) = intake::read_own(body) else {
         return story.failed(&Failure::new(Cause::Internal));
     };
     let context = CallContext {
@@ -176,10 +215,7 @@ async fn work(
         notices,
     };
     let id = request.id.clone();
-    let asked = match mirrored(server, head, &request) {
-        Ok(()) => rounds::ask(server, request, context, SystemTime::now()).await,
-        Err(failure) => Err(failure),
-    };
+    let asked = rounds::ask(server, request, context, SystemTime::now()).await;
     finish(story, &id, asked)
 }
 

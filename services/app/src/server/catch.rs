@@ -42,6 +42,7 @@ mod tests {
         routing::get,
     };
     use http_body_util::BodyExt as _;
+    use mcp::seal::KeyRing;
     use telemetry::{Metrics, Watchdog};
     use tower::{ServiceBuilder, ServiceExt as _};
 
@@ -50,7 +51,7 @@ mod tests {
         life::Life,
         metrics::AppMetrics,
         plugin::mounts::Mounts,
-        server::{Limits, identify},
+        server::{Fleet, Limits, Sessions, identify},
     };
 
     async fn boom() -> Response {
@@ -67,8 +68,15 @@ mod tests {
             Life::default(),
             watchdog,
             Limits::default(),
-            "r",
-            "app-1",
+            Fleet {
+                release: "r",
+                instance: "app-1",
+                sessions: Sessions {
+                    keys: KeyRing::new(&[[1; 32]]).unwrap(),
+                    shared: Arc::new(legacy::Memory::default()),
+                    life: Duration::from_secs(60),
+                },
+            },
         );
         let layers = ServiceBuilder::new()
             .layer(from_fn(identify::identify))

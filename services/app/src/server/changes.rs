@@ -11,6 +11,7 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
+use futures::Stream;
 use mcp::{Cause, Failure, Id, Outcome, envelope, members::Members};
 use serde_json::{
     Value, json,
@@ -31,8 +32,8 @@ use crate::plugin::{
 
 /// The member of `_meta` that says which subscription a message belongs to.
 const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
-/// Resources that one client listens to.
-const URIS_MAX: usize = 100;
+/// Resources that one client listens to: as many as a session of the older era has.
+const URIS_MAX: usize = legacy::board::URIS_MAX;
 /// The longest URI that is listened to, in bytes.
 const URI_BYTES_MAX: usize = 4096;
 /// When a refused client may try again.
@@ -65,20 +66,35 @@ pub(crate) fn open(
         facts.outcome = Some(Outcome::Ok);
         facts.listens = true;
     }
-    // On the heap once: the stream moves it to and fro.
-    let listening = Box::new(Listening {
-        subscription: server.mounts.listen(filter),
-        id: request.id,
-        draining: server.life.draining(),
-        stage: Stage::Begin,
-        next_comment: Instant::now() + KEEP_ALIVE,
-        _place: place,
-    });
+    let listening = Listening::new(server, filter, request.id, Some(place));
     let stream = futures::stream::unfold(listening, async |mut listening| {
-        let chunk = listening.next().await?;
+        let chunk = match listening.next().await? {
+            Said::Message(message) => event(&message),
+            Said::Nothing => Bytes::from_static(COMMENT),
+        };
         Some((Ok::<_, Infallible>(chunk), listening))
     });
     events(Body::from_stream(stream))
+}
+
+/// Returns the messages that a listener of this process hears, whose place is held elsewhere.
+///
+/// # Errors
+/// [`Cause::InvalidParams`] for a filter that is none.
+pub(crate) fn messages(
+    server: &Server,
+    request: Request<'_>,
+) -> Result<impl Stream<Item = Bytes> + Send + 'static, Failure> {
+    let filter = filter(&request.params)?;
+    let listening = Listening::new(server, filter, request.id, None);
+    Ok(futures::stream::unfold(listening, async |mut listening| {
+        loop {
+            match listening.next().await? {
+                Said::Message(message) => return Some((Bytes::from(message), listening)),
+                Said::Nothing => {}
+            }
+        }
+    }))
 }
 
 fn filter(params: &Members<'_>) -> Result<Filter, Failure> {
@@ -122,7 +138,7 @@ struct Listening {
     draining: CancellationToken,
     stage: Stage,
     next_comment: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 enum Stage {
@@ -131,30 +147,54 @@ enum Stage {
     Over,
 }
 
+/// What there is to pass on.
+enum Said {
+    Message(Vec<u8>),
+    /// For [`KEEP_ALIVE`].
+    Nothing,
+}
+
 impl Listening {
-    async fn next(&mut self) -> Option<Bytes> {
+    /// On the heap once: the stream moves it to and fro.
+    fn new(
+        server: &Server,
+        filter: Filter,
+        id: Id,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            subscription: server.mounts.listen(filter),
+            id,
+            draining: server.life.draining(),
+            stage: Stage::Begin,
+            next_comment: Instant::now() + KEEP_ALIVE,
+            _place: place,
+        })
+    }
+
+    async fn next(&mut self) -> Option<Said> {
         match self.stage {
             Stage::Begin => {
                 self.stage = Stage::Going;
-                Some(event(&self.acknowledgement()))
+                Some(Said::Message(self.acknowledgement()))
             }
             Stage::Going => Some(self.wait().await),
             Stage::Over => None,
         }
     }
 
-    async fn wait(&mut self) -> Bytes {
+    async fn wait(&mut self) -> Said {
         let draining: WaitForCancellationFutureOwned = self.draining.clone().cancelled_owned();
         tokio::select! {
             biased;
             () = draining => {
                 self.stage = Stage::Over;
-                event(&self.end())
+                Said::Message(self.end())
             }
-            change = self.subscription.next() => event(&self.message(&change)),
+            change = self.subscription.next() => Said::Message(self.message(&change)),
             () = tokio::time::sleep_until(self.next_comment.into()) => {
                 self.next_comment = Instant::now() + KEEP_ALIVE;
-                Bytes::from_static(COMMENT)
+                Said::Nothing
             }
         }
     }

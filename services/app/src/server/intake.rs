@@ -15,6 +15,7 @@ use mcp::{
     envelope::{self, Body},
     headers,
     members::Members,
+    revision::Era,
 };
 use serde_json::{json, value::RawValue};
 
@@ -73,7 +74,7 @@ pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal>
         Err(refused) => Err(refused),
     };
     match message {
-        Ok(Message::Request { id, method, params }) => match request(head, &method, params) {
+        Ok(Message::Request { id, method, params }) => match request(Some(head), &method, params) {
             Ok((method, name, params)) if id.is_mcp() => Ok(Wanted::Request(Request {
                 id,
                 method,
@@ -102,6 +103,62 @@ pub fn read<'a>(head: &HeaderMap, body: &'a [u8]) -> Result<Wanted<'a>, Refusal>
             failure: refused.failure,
         }),
     }
+}
+
+/// Reads a request that was made in this process: it has no head that could disagree.
+///
+/// # Errors
+/// [`Refusal`], as [`read`].
+pub fn read_own(body: &[u8]) -> Result<Request<'_>, Refusal> {
+    let anonymous = |failure| Refusal { id: None, failure };
+    match envelope::read(body) {
+        Ok(Body::One(Ok(Message::Request { id, method, params }))) => {
+            match request(None, &method, params) {
+                Ok((method, name, params)) => Ok(Request {
+                    id,
+                    method,
+                    name,
+                    params,
+                }),
+                Err(failure) => Err(Refusal {
+                    id: Some(id),
+                    failure,
+                }),
+            }
+        }
+        _ => Err(anonymous(Failure::new(Cause::Internal))),
+    }
+}
+
+/// Returns the era that a POST belongs to: what its version header says, or else whatever it has that only one era has.
+pub fn era(head: &HeaderMap, body: &[u8]) -> Era {
+    let has_session = head.contains_key(headers::SESSION_ID);
+    match head.get(headers::PROTOCOL_VERSION) {
+        Some(version) => match version.to_str().ok().and_then(Revision::parse) {
+            Some(revision) => revision.era(),
+            // A revision that nobody knows is later than ours, unless a session is said to speak it.
+            None if has_session => Era::Legacy,
+            None => Era::Modern,
+        },
+        None if has_session => Era::Legacy,
+        None if head.contains_key(headers::METHOD) || names_version(body) => Era::Modern,
+        None => Era::Legacy,
+    }
+}
+
+/// Whether the body says its revision, as all requests of the newer era do.
+fn names_version(body: &[u8]) -> bool {
+    let Ok(Body::One(Ok(Message::Request {
+        params: Some(params),
+        ..
+    }))) = envelope::read(body)
+    else {
+        return false;
+    };
+    let meta = Members::parse(params).ok();
+    let meta = meta.as_ref().and_then(|params| params.get("_meta"));
+    meta.and_then(|raw| Members::parse(raw).ok())
+        .is_some_and(|meta| meta.get(META_VERSION).is_some())
 }
 
 /// Refuses a browser's page that is not this machine's own: programs of the fleet send no `Origin`.
@@ -164,7 +221,7 @@ pub fn media(head: &HeaderMap) -> Result<Accepts, Failure> {
 }
 
 fn request<'a>(
-    head: &HeaderMap,
+    head: Option<&HeaderMap>,
     method: &str,
     params: Option<&'a RawValue>,
 ) -> Result<(Method, Option<String>, Members<'a>), Failure> {
@@ -177,8 +234,10 @@ fn request<'a>(
             )
         })?,
     };
-    version(head, &params)?;
-    mirrored(head, headers::METHOD, method)?;
+    if let Some(head) = head {
+        version(head, &params)?;
+        mirrored(head, headers::METHOD, method)?;
+    }
     let method = Method::parse(method);
     if !served(&method) {
         return Err(Failure::new(Cause::MethodNotFound));
@@ -192,7 +251,9 @@ fn request<'a>(
                     format!("params.{member} must be a string"),
                 )
             })?;
-            mirrored(head, headers::NAME, &name)?;
+            if let Some(head) = head {
+                mirrored(head, headers::NAME, &name)?;
+            }
             Some(name)
         }
     };
@@ -319,6 +380,43 @@ mod tests {
             }
         }
         head
+    }
+
+    #[test]
+    fn the_era_is_what_the_request_says_or_has() {
+        const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
+        for (headers, body, want) in [
+            (
+                &[("mcp-protocol-version", "2026-07-28")][..],
+                INITIALIZE,
+                Era::Modern,
+            ),
+            (
+                &[("mcp-protocol-version", "2099-01-01")],
+                INITIALIZE,
+                Era::Modern,
+            ),
+            (&[("mcp-protocol-version", "2025-06-18")], GOOD, Era::Legacy),
+            (
+                &[
+                    ("mcp-protocol-version", "2099-01-01"),
+                    ("mcp-session-id", "s"),
+                ],
+                INITIALIZE,
+                Era::Legacy,
+            ),
+            (&[("mcp-session-id", "s")], GOOD, Era::Legacy),
+            (&[("mcp-method", "tools/call")], "{", Era::Modern),
+            (&[], GOOD, Era::Modern),
+            (&[], INITIALIZE, Era::Legacy),
+            (&[], "[", Era::Legacy),
+        ] {
+            let mut head = HeaderMap::new();
+            for (name, value) in headers {
+                head.append(*name, value.parse().unwrap());
+            }
+            assert_eq!(era(&head, body.as_bytes()), want, "{headers:?} {body}");
+        }
     }
 
     fn code(changes: &[(&str, &str)], body: &str) -> (u16, i64) {

@@ -29,6 +29,7 @@ pub struct Listening {
     stop: CancellationToken,
     kill: CancellationToken,
     connections: TaskTracker,
+    server: Server,
 }
 
 impl Listening {
@@ -38,6 +39,7 @@ impl Listening {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
+            server: server.clone(),
         };
         let acceptor = Acceptor {
             router: router(server.clone()),
@@ -51,15 +53,18 @@ impl Listening {
         listening
     }
 
-    /// Closes the listener and waits until all requests under way are answered, at most for `patience`; what is left then is
-    /// cut. Returns how many connections were cut.
+    /// Closes the listener and waits until all requests under way are answered, those of older clients also when their
+    /// connection is gone: at most for `patience`; what is left then is cut. Returns how many connections were cut.
     pub async fn drain(self, patience: Duration) -> usize {
         self.stop.cancel();
         self.connections.close();
-        if tokio::time::timeout(patience, self.connections.wait())
-            .await
-            .is_ok()
-        {
+        let all = u32::try_from(self.server.limits.in_flight).unwrap_or(u32::MAX);
+        let answered = async {
+            self.connections.wait().await;
+            // Whoever has all places knows that nobody else has one.
+            drop(self.server.places.acquire_many(all).await);
+        };
+        if tokio::time::timeout(patience, answered).await.is_ok() {
             return 0;
         }
         let left = self.connections.len();

@@ -3,6 +3,8 @@
 //! - [`router`]: the routes, and the one list of layers around them
 //! - the layers in their order: [`identify`], [`record`], [`catch`], [`admit`], [`limit`], [`collect`]
 //! - [`intake`]: head and body to a request of 2026-07-28, or the reason why not (pure)
+//! - [`entry`]: whose request it is: one of 2026-07-28, or of an older revision
+//! - [`older`]: clients of the older era, over the same answers
 //! - [`answer`]: a request to its answer; [`rounds`] when it takes several, with [`lot`] and [`seal`]
 //! - [`stream`]: the answer's form, JSON or server-sent events; [`changes`]: streams without an end
 //! - [`health`]: probes and metrics
@@ -11,9 +13,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
-    extract::{DefaultBodyLimit, State},
-    http::Method,
+    Extension, Router,
+    extract::DefaultBodyLimit,
     middleware::{from_fn, from_fn_with_state},
     response::Response,
     routing::{get, post},
@@ -30,18 +31,21 @@ mod answer;
 mod catch;
 mod changes;
 mod collect;
+mod entry;
 mod health;
 mod identify;
 pub mod intake;
 mod limit;
 pub mod listen;
 mod lot;
+mod older;
 mod record;
 mod rounds;
 mod seal;
 mod story;
 pub mod stream;
 
+pub use older::Sessions;
 pub(crate) use story::Story;
 
 /// Bounds of one request.
@@ -83,6 +87,17 @@ impl Default for Limits {
     }
 }
 
+/// This process in its fleet.
+#[derive(Debug)]
+pub struct Fleet<'a> {
+    /// The release that it belongs to.
+    pub release: &'a str,
+    /// Its name.
+    pub instance: &'a str,
+    /// What the fleet keeps for older clients.
+    pub sessions: Sessions,
+}
+
 /// Everything that answering a request takes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Server(Arc<Parts>);
@@ -107,6 +122,8 @@ pub struct Parts {
     pub(crate) lot: Arc<lot::Lot>,
     /// Seals what clients bring back.
     pub(crate) sealer: seal::Sealer,
+    /// What the sessions of older clients stand on.
+    pub(crate) sessions: Sessions,
 }
 
 impl std::ops::Deref for Server {
@@ -118,15 +135,14 @@ impl std::ops::Deref for Server {
 }
 
 impl Server {
-    /// Puts the parts together. `instance` is this process's name in the fleet.
+    /// Puts the parts together.
     pub fn new(
         mounts: Arc<Mounts>,
         metrics: AppMetrics,
         life: Life,
         watchdog: Watchdog,
         limits: Limits,
-        release: &str,
-        instance: &str,
+        fleet: Fleet<'_>,
     ) -> Self {
         Self(Arc::new(Parts {
             mounts,
@@ -134,12 +150,13 @@ impl Server {
             life,
             watchdog,
             limits,
-            release: release.to_owned(),
+            release: fleet.release.to_owned(),
             places: Arc::new(Semaphore::new(limits.in_flight)),
             buffer: Arc::new(Semaphore::new(limits.buffer_bytes / collect::UNIT_BYTES)),
             listeners: Arc::new(Semaphore::new(limits.listeners)),
             lot: lot::Lot::new(limits.parked, limits.parked_each, limits.parked_for),
-            sealer: seal::Sealer::new(instance),
+            sealer: seal::Sealer::new(fleet.instance, fleet.sessions.keys.clone()),
+            sessions: fleet.sessions,
         }))
     }
 
@@ -173,7 +190,11 @@ pub fn router(server: Server) -> Router {
     Router::new()
         .route(
             "/mcp",
-            post(answer::serve).layer(calls).fallback(wrong_method),
+            post(entry::call)
+                .delete(entry::call)
+                .layer(calls)
+                .get(entry::listen)
+                .fallback(entry::wrong_method),
         )
         .route("/health", get(health::report))
         .route("/health/live", get(health::live))
@@ -183,21 +204,9 @@ pub fn router(server: Server) -> Router {
         .fallback(nowhere)
         // `collect` bounds bodies itself, with the protocol's own error.
         .layer(DefaultBodyLimit::disable())
+        .layer(Extension(Arc::new(older::Older::new(server.clone()))))
         .layer(everything)
         .with_state(server)
-}
-
-async fn wrong_method(
-    State(_): State<Server>,
-    method: Method,
-    story: axum::Extension<Arc<Story>>,
-) -> Response {
-    tracing::debug!(%method, "an HTTP method that /mcp does not serve");
-    let mut response = story.fail(&Failure::new(Cause::HttpMethod));
-    response
-        .headers_mut()
-        .insert(http::header::ALLOW, http::HeaderValue::from_static("POST"));
-    response
 }
 
 async fn nowhere(story: axum::Extension<Arc<Story>>) -> Response {

@@ -1,17 +1,15 @@
 //! What goes through the client's hands and must come back as it was: request states and task ids.
 //!
 //! `NAME.SEALED`: the instance's name stands in clear, so that whoever forwards the request finds the instance again; the rest
-//! is encrypted and authenticated (AES-256-GCM), the name and the purpose with it. Inside stand the caller, the request and
-//! the end of its life: a seal serves nobody else, no other request, and no longer.
+//! is sealed with the fleet's keys ([`mcp::seal`]), the name and the purpose with it. Inside stand the caller, the request and
+//! the end of its life: a seal serves nobody else, no other request, and no longer. It outlives the process: an upstream's
+//! state and tasks are good for a restarted instance of the same name.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    digest::{SHA256, digest},
-};
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use mcp::members::Members;
+use mcp::{members::Members, seal::KeyRing};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,11 +32,12 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    fn as_str(self) -> &'static str {
+    /// The seal's form, which no other token of the fleet has.
+    fn form(self) -> &'static str {
         match self {
-            Self::Parked => "parked",
-            Self::State => "state",
-            Self::Task => "task",
+            Self::Parked => "app-parked",
+            Self::State => "app-state",
+            Self::Task => "app-task",
         }
     }
 }
@@ -76,25 +75,19 @@ struct Wire {
     e: u64,
 }
 
-/// One instance's key. It lives as long as the process: what it seals names things of this process.
+/// One instance's name and the fleet's keys.
 #[derive(Debug)]
 pub(crate) struct Sealer {
     instance: String,
-    key: RandomizedNonceKey,
+    keys: KeyRing,
 }
 
 impl Sealer {
-    /// Makes a sealer with a key that nobody else has.
-    pub(crate) fn new(instance: &str) -> Self {
-        #[expect(
-            clippy::expect_used,
-            reason = "a key of the algorithm's own length is always taken"
-        )]
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &rand::random::<[u8; 32]>())
-            .expect("32 bytes are a key");
+    /// Makes a sealer.
+    pub(crate) fn new(instance: &str, keys: KeyRing) -> Self {
         Self {
             instance: instance.to_owned(),
-            key,
+            keys,
         }
     }
 
@@ -114,15 +107,14 @@ impl Sealer {
             t: client.tenant.clone(),
             e: seconds(now + life),
         };
-        let mut bytes = serde_json::to_vec(&wire).ok()?;
-        let nonce = self
-            .key
-            .seal_in_place_append_tag(Aad::from(self.bound(purpose)), &mut bytes)
-            .ok()?;
-        let mut whole = nonce.as_ref().to_vec();
-        whole.extend_from_slice(&bytes);
-        let text = format!("{}.{}", self.instance, URL_SAFE_NO_PAD.encode(whole));
-        (text.len() <= SEALED_BYTES_MAX).then_some(text)
+        let bytes = serde_json::to_vec(&wire).ok()?;
+        let form = purpose.form();
+        let whole = self
+            .keys
+            .seal_bytes(form, Some(&self.instance), &bytes, rand::random());
+        // The form is known from where the text comes back; the instance's name is not.
+        let text = whole.strip_prefix(form)?.strip_prefix('.')?;
+        (text.len() <= SEALED_BYTES_MAX).then(|| text.to_owned())
     }
 
     /// Opens what was sealed for `client`.
@@ -150,26 +142,10 @@ impl Sealer {
         if text.len() > SEALED_BYTES_MAX {
             return None;
         }
-        // Names may have dots, Base64 has none.
-        let (instance, sealed) = text.rsplit_once('.')?;
-        if instance != self.instance {
-            return None;
-        }
-        let mut bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
-        let (nonce, sealed) = bytes.split_first_chunk_mut::<NONCE_LEN>()?;
-        let plain = self
-            .key
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                Aad::from(self.bound(purpose)),
-                sealed,
-            )
-            .ok()?;
-        serde_json::from_slice(plain).ok()
-    }
-
-    fn bound(&self, purpose: Purpose) -> String {
-        format!("{}.{}", purpose.as_str(), self.instance)
+        let form = purpose.form();
+        let whole = format!("{form}.{text}");
+        let bytes = self.keys.open_bytes(form, Some(&self.instance), &whole)?;
+        serde_json::from_slice(&bytes).ok()
     }
 }
 
@@ -195,6 +171,11 @@ mod tests {
 
     use super::*;
 
+    fn sealer(keys: &[u8]) -> Sealer {
+        let keys: Vec<_> = keys.iter().map(|key| [*key; 32]).collect();
+        Sealer::new("app.1", KeyRing::new(&keys).unwrap())
+    }
+
     fn client(principal: &str) -> Client {
         Client {
             principal: principal.into(),
@@ -204,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_seal_serves_its_caller_its_purpose_and_its_time() {
-        let sealer = Sealer::new("app.1");
+        let sealer = sealer(&[1]);
         let sealed = Sealed {
             value: "v".into(),
             of: "o".into(),
@@ -236,7 +217,7 @@ mod tests {
         ] {
             assert_eq!(open(purpose, &text, who, after), Err(want));
         }
-        let other = Sealer::new("app.1").seal(
+        let other = self::sealer(&[2]).seal(
             Purpose::State,
             &Sealed {
                 value: String::new(),
@@ -264,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn a_seal_outlives_its_process_and_its_key_for_as_long_as_the_ring_has_it() {
+        let sealed = Sealed {
+            value: "v".into(),
+            of: "o".into(),
+        };
+        let life = Duration::from_secs(10);
+        let text = sealer(&[1]).seal(Purpose::Task, &sealed, &client("ana"), UNIX_EPOCH, life);
+        let text = text.unwrap();
+        for (keys, want) in [
+            (&[1][..], Ok(sealed.clone())),
+            (&[2, 1], Ok(sealed)),
+            (&[2], Err(SealError::Forged)),
+        ] {
+            let opened = sealer(keys).open(Purpose::Task, &text, &client("ana"), UNIX_EPOCH);
+            assert_eq!(opened, want, "{keys:?}");
+        }
+    }
+
+    #[test]
     fn a_retry_is_the_same_request_and_another_is_not() {
         let digest = |params: &str| {
             let raw = serde_json::from_str(params).unwrap();
@@ -279,7 +279,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_refused_calmly(text in "(app\\.1\\.)?[ -~]{0,200}") {
-            let sealer = Sealer::new("app.1");
+            let sealer = sealer(&[1]);
             let opened = sealer.open(Purpose::Parked, &text, &client("ana"), UNIX_EPOCH);
             prop_assert_eq!(opened, Err(SealError::Forged));
         }

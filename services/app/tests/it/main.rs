@@ -14,6 +14,7 @@ mod conformance;
 mod cycles;
 mod http;
 mod listeners;
+mod older;
 mod process;
 mod rounds;
 mod servers;

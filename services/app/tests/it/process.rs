@@ -96,6 +96,8 @@ async fn a_killed_app_takes_its_children_along_and_a_stopped_one_says_goodbye() 
         let child = call("rude_pid").await.said().as_i64().unwrap();
         assert_eq!(call("time_now").await.outcome, "ok");
         assert!(alive(child));
+        let key = std::fs::read_to_string(state.path().join("keys/session.key")).unwrap();
+        assert_eq!(key.len(), 64, "made, since nobody had made it");
         rustix::process::kill_process(Pid::from_child(&app), signal).unwrap();
         let status = tokio::task::spawn_blocking(move || app.wait())
             .await
