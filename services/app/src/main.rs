@@ -13,10 +13,11 @@ use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
 use app::plugin::builtin::Set;
-use app::plugin::catalogue::List;
 use app::plugin::mounts::{Kind, Mounts, Spec};
+use app::plugin::openapi::OpenapiSpec;
+use app::plugin::outgoing::Credential;
 use app::plugin::stdio::{StdioSpec, process::Program};
-use app::plugin::{Plugin, State};
+use app::plugin::{State, catalogue};
 use app::server::listen::Listening;
 use app::server::{Limits, Server};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -165,7 +166,10 @@ async fn register(
     let registration = Registration::start(store, instance)?;
     registration.registered().await;
     life.ready();
-    tracing::info!(tools = mounts.catalogue().len(List::Tools), "ready");
+    tracing::info!(
+        tools = mounts.catalogue().len(catalogue::List::Tools),
+        "ready"
+    );
     Ok(registration)
 }
 
@@ -191,10 +195,7 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
         .enumerate()
         .map(|(index, one)| PluginState {
             name: one.name.to_string(),
-            kind: match &one.plugin {
-                Plugin::Builtin(_) => "builtin".to_owned(),
-                Plugin::Stdio(_) => "stdio".to_owned(),
-            },
+            kind: one.plugin.kind().to_owned(),
             state: match one.plugin.state() {
                 State::Starting => PluginPhase::Starting,
                 State::Ready => PluginPhase::Ready,
@@ -259,6 +260,25 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 call_timeout: plugin.call_timeout,
             })
         }
+        PluginKind::Openapi {
+            document,
+            url,
+            credential,
+            operations,
+            output_schemas,
+            response_limit,
+        } => Kind::Openapi(OpenapiSpec {
+            document: document.clone(),
+            url: url.clone(),
+            credential: exposed(credential),
+            options: openapi::Options {
+                operations: operations.clone(),
+                name_bytes_max: catalogue::NAME_BYTES_MAX - plugin.prefix.len(),
+                output_schemas: *output_schemas,
+            },
+            response_bytes_max: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+            call_timeout: plugin.call_timeout,
+        }),
         PluginKind::Builtin {
             set,
             root,
@@ -277,6 +297,17 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 allow_hosts: allow_hosts.clone(),
             },
         }),
+    }
+}
+
+fn exposed(credential: &settings::Credential) -> Credential {
+    Credential {
+        headers: credential
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect(),
+        token_file: credential.token_file.clone(),
     }
 }
 

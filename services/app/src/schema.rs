@@ -9,6 +9,11 @@ use serde_json::Value;
 /// The largest compiled pattern, in bytes.
 const PATTERN_SIZE_MAX: usize = 1 << 20;
 
+/// How many failing paths one answer names.
+const COMPLAINTS_MAX: usize = 16;
+/// How much of one message is repeated, in characters: it may quote the argument.
+const COMPLAINT_CHARS_MAX: usize = 300;
+
 /// Where and why a document does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -40,4 +45,15 @@ pub fn problems<'a>(
             message: error.to_string(),
         }
     })
+}
+
+/// Returns what a caller is told of a document that does not fit: a line for each place.
+pub fn complaint(validator: &Validator, document: &Value) -> Option<String> {
+    let lines: Vec<String> = problems(validator, document, COMPLAINTS_MAX)
+        .map(|problem| {
+            let text = format!("{}: {}", problem.path, problem.message);
+            text.chars().take(COMPLAINT_CHARS_MAX).collect()
+        })
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }

@@ -286,7 +286,8 @@ section! {
     PluginKeys "plugin" {
         /// Name, unique in the fleet.
         name: String = Text(&text::PLUGIN_NAME), none();
-        /// `stdio` runs an MCP server as a child process, `builtin` serves tools that come with SweetMCP.
+        /// `stdio` runs an MCP server as a child process, `openapi` makes tools of an HTTP API's document, `builtin` serves
+        /// tools that come with SweetMCP.
         kind: Kind = Choice::<Kind>::new(), none();
         /// What its tools' names begin with; the plugin's name and `_` if it is not set.
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
@@ -304,6 +305,21 @@ section! {
         start_timeout: Duration = millis(100, 600), text("30s");
         /// How long one of its calls may take.
         call_timeout: Duration = millis(100, 3600), text("30s");
+        /// openapi: the API's base URL, to which the document's paths are added.
+        url: Option<String> = Optional(Text(&text::URL)), none();
+        /// openapi: header fields of every request, such as an API key. Never shown.
+        headers: BTreeMap<String, Secret> = Variables { name: &text::HEADER, entries_max: 32, value_max: 8 * 1024 }, Some(Value::Table(BTreeMap::new()));
+        /// openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
+        token_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// openapi: largest answer.
+        response_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("1MiB");
+        /// openapi: the OpenAPI 3.0 or 3.1 document, JSON or YAML; read again when it changes.
+        document: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// openapi: names of the tools that are served, `*` at the end for all that begin so; all of them if it is empty.
+        operations: Vec<String> = List { item: Text(&text::PATTERN), length_min: 0, length_max: 1024 }, empty();
+        /// openapi: whether the document's word on answers becomes the tools' `outputSchema`; an answer that does not fit it
+        /// is then an error.
+        output_schemas: bool = Flag, Some(Value::Flag(true));
         /// builtin: which tools.
         set: Option<BuiltinSet> = Optional(Choice::<BuiltinSet>::new()), none();
         /// builtin files: the folder that is served; one in the state folder if it is not set.
@@ -339,13 +355,18 @@ impl Choices for LogFormat {
 pub enum Kind {
     /// A child process that speaks MCP over standard input and output.
     Stdio,
+    /// An HTTP API with an OpenAPI document.
+    Openapi,
     /// Tools that come with SweetMCP.
     Builtin,
 }
 
 impl Choices for Kind {
-    const ALL: &'static [(Self, &'static str)] =
-        &[(Self::Stdio, "stdio"), (Self::Builtin, "builtin")];
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Stdio, "stdio"),
+        (Self::Openapi, "openapi"),
+        (Self::Builtin, "builtin"),
+    ];
 }
 
 /// A set of built-in tools.

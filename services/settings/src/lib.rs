@@ -140,6 +140,21 @@ pub enum PluginKind {
         /// How long its handshake may take.
         start_timeout: std::time::Duration,
     },
+    /// An HTTP API with an OpenAPI document.
+    Openapi {
+        /// The document.
+        document: PathBuf,
+        /// What its paths are added to.
+        url: String,
+        /// How requests prove who sends them.
+        credential: Credential,
+        /// Tools that are served, `*` at the end for all that begin so; all if it is empty.
+        operations: Vec<String>,
+        /// Whether tools have an `outputSchema`.
+        output_schemas: bool,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
     /// Tools that come with SweetMCP.
     Builtin {
         /// Which.
@@ -151,6 +166,15 @@ pub enum PluginKind {
         /// http: hosts that may be fetched from.
         allow_hosts: Vec<String>,
     },
+}
+
+/// How requests to another server prove who sends them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Credential {
+    /// Header fields by name.
+    pub headers: BTreeMap<String, Secret>,
+    /// A file that holds a bearer token.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A configuration with what is known about it.
@@ -337,6 +361,24 @@ impl Plugin {
                         .map(|(name, value)| (format!("env.{name}"), secret(value))),
                 );
             }
+            PluginKind::Openapi {
+                document,
+                url,
+                credential,
+                operations,
+                output_schemas,
+                response_limit,
+            } => {
+                values.push(("document".to_owned(), shown(&Some(document.clone()))));
+                values.push(("url".to_owned(), Json::from(url.as_str())));
+                values.push(("operations".to_owned(), Json::from(operations.clone())));
+                values.push(("output_schemas".to_owned(), Json::from(*output_schemas)));
+                values.push((
+                    "response_limit".to_owned(),
+                    Json::from(quantity::format_size(*response_limit)),
+                ));
+                values.extend(credential.values(&secret));
+            }
             PluginKind::Builtin {
                 set,
                 root,
@@ -356,6 +398,22 @@ impl Plugin {
             .into_iter()
             .map(|(key, value)| (format!("plugin.{}.{key}", self.name), value))
             .collect()
+    }
+}
+
+impl Credential {
+    fn values(&self, secret: impl Fn(&Secret) -> Json) -> Vec<(String, Json)> {
+        let mut values: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (format!("headers.{name}"), secret(value)))
+            .collect();
+        let file = self.token_file.as_ref();
+        values.push((
+            "token_file".to_owned(),
+            file.map_or(Json::Null, |p| p.to_string_lossy().into_owned().into()),
+        ));
+        values
     }
 }
 
@@ -506,15 +564,30 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         );
         return None;
     }
+    let needed = |reader: &mut Reader<'_>, key: &str, allowed: &str, write: &str| {
+        reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
+    };
+    if let Some(url) = &keys.url
+        && !["http://", "https://"]
+            .iter()
+            .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+    {
+        let allowed = "an http or https URL with a host";
+        reader.plugin_problem("plugin.url", &problem::quote(url), allowed, None);
+        return None;
+    }
+    let credential = Credential {
+        headers: keys.headers,
+        token_file: keys.token_file,
+    };
     let kind = match keys.kind {
         Kind::Stdio => {
             let Some(command) = keys.command else {
-                let write = Some("command = \"npx\"".to_owned());
-                reader.plugin_problem(
+                needed(
+                    reader,
                     "plugin.command",
-                    "nothing",
                     "the program that speaks MCP",
-                    write,
+                    "command = \"npx\"",
                 );
                 return None;
             };
@@ -526,11 +599,30 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 start_timeout: keys.start_timeout,
             }
         }
+        Kind::Openapi => {
+            if keys.document.is_none() {
+                let allowed = "the path of an OpenAPI 3.0 or 3.1 document";
+                let write = "document = \"/etc/sweetmcp/api.yaml\"";
+                needed(reader, "plugin.document", allowed, write);
+            }
+            if keys.url.is_none() {
+                let allowed = "the API's base URL; the document's own `servers` are not used";
+                let write = "url = \"https://api.example/v1\"";
+                needed(reader, "plugin.url", allowed, write);
+            }
+            PluginKind::Openapi {
+                document: keys.document?,
+                url: keys.url?,
+                credential,
+                operations: keys.operations,
+                output_schemas: keys.output_schemas,
+                response_limit: keys.response_limit,
+            }
+        }
         Kind::Builtin => {
             let Some(set) = keys.set else {
-                let write = Some("set = \"time\"".to_owned());
                 let allowed = "one of time, text, json, hash, sqlite, files, http";
-                reader.plugin_problem("plugin.set", "nothing", allowed, write);
+                needed(reader, "plugin.set", allowed, "set = \"time\"");
                 return None;
             };
             PluginKind::Builtin {

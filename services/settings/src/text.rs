@@ -149,3 +149,27 @@ pub(crate) static VARIABLE: Rule = Rule {
     character: |c| c.is_ascii_alphanumeric() || c == '_',
     guess: no_guess,
 };
+
+/// The name of an HTTP header field.
+pub(crate) static HEADER: Rule = Rule {
+    kind: "header",
+    allowed: "1 to 64 letters, digits and hyphens",
+    example: "X-Api-Key",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9-]{1,64}$"),
+    character: |c| c.is_ascii_alphanumeric() || c == '-',
+    guess: |text| Some(text.replace('_', "-")),
+};
+
+/// The name of a tool, or how it begins.
+pub(crate) static PATTERN: Rule = Rule {
+    kind: "pattern",
+    allowed: "1 to 64 letters, digits and the characters _ - ., and * at the end for all that begin so",
+    example: "list*",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9_.-]*[*]?$"),
+    character: |c| c.is_ascii_alphanumeric() || "_-.*".contains(c),
+    guess: no_guess,
+};

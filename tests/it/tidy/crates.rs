@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("telemetry", &[]),
     ("admin-api", &[]),
+    ("openapi", &[]),
     ("translate", &["mcp"]),
     ("registry", &["store"]),
     (
@@ -36,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "admin-api",
             "mcp",
+            "openapi",
             "registry",
             "settings",
             "store",
@@ -60,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and do nothing else, and words that would betray them.
-const PURE: &[&str] = &["mcp", "translate", "policy", "rollout"];
+const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout"];
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     "Instant::now",

@@ -5,6 +5,8 @@
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`stdio`]: MCP servers as child processes
+//! - [`openapi`]: HTTP APIs with an OpenAPI document
+//! - [`shown`], [`outgoing`]: what kinds have in common
 
 use std::{
     sync::Arc,
@@ -19,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 pub mod builtin;
 pub mod catalogue;
 pub mod mounts;
+pub mod openapi;
+pub mod outgoing;
+mod shown;
 pub mod stdio;
 
 /// What every piece of work knows of the request that it is done for.
@@ -165,6 +170,8 @@ pub enum Plugin {
     Builtin(builtin::Builtin),
     /// A child process that speaks MCP.
     Stdio(stdio::Stdio),
+    /// An HTTP API.
+    Openapi(openapi::Openapi),
 }
 
 impl Plugin {
@@ -173,6 +180,7 @@ impl Plugin {
         match self {
             Self::Builtin(_) => "builtin",
             Self::Stdio(_) => "stdio",
+            Self::Openapi(_) => "openapi",
         }
     }
 
@@ -181,6 +189,7 @@ impl Plugin {
         match self {
             Self::Builtin(builtin) => builtin.listing(),
             Self::Stdio(stdio) => stdio.listing(),
+            Self::Openapi(openapi) => openapi.listing(),
         }
     }
 
@@ -189,6 +198,7 @@ impl Plugin {
         match self {
             Self::Builtin(_) => State::Ready,
             Self::Stdio(stdio) => stdio.state(),
+            Self::Openapi(openapi) => openapi.state(),
         }
     }
 
@@ -200,13 +210,14 @@ impl Plugin {
         match self {
             Self::Builtin(builtin) => builtin.call(ask.key, &ask.params, ask.context).await,
             Self::Stdio(stdio) => stdio.ask(ask).await,
+            Self::Openapi(openapi) => openapi.ask(ask).await,
         }
     }
 
     /// Ends the plugin and waits until nothing of it is left.
     pub async fn stop(&self) {
         match self {
-            Self::Builtin(_) => {}
+            Self::Builtin(_) | Self::Openapi(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
         }
     }

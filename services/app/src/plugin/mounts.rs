@@ -13,6 +13,7 @@ use super::{
     Answer, Ask, CallContext, Plugin, State,
     builtin::{Builtin, Set, SetError},
     catalogue::{Catalogue, Contribution, List},
+    openapi::{Openapi, OpenapiSpec},
     stdio::{Stdio, StdioSpec, process::Spawner},
 };
 
@@ -34,6 +35,8 @@ pub enum Kind {
     Builtin(Set),
     /// A child process that speaks MCP.
     Stdio(StdioSpec),
+    /// An HTTP API.
+    Openapi(OpenapiSpec),
 }
 
 /// Why the plugins cannot be started.
@@ -95,6 +98,9 @@ impl Mounts {
                     }
                     Kind::Stdio(stdio) => {
                         Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed))
+                    }
+                    Kind::Openapi(openapi) => {
+                        Plugin::Openapi(Openapi::start(&spec.name, openapi, &changed))
                     }
                 };
                 Ok(Mounted {

@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod apis;
 mod builtins;
 mod children;
 mod http;

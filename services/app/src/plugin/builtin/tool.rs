@@ -17,11 +17,6 @@ use tokio::sync::Semaphore;
 
 use crate::plugin::CallContext;
 
-/// How many failing paths one answer names.
-const PROBLEMS_MAX: usize = 16;
-/// How much of one message is repeated, in characters: it may quote the argument.
-const PROBLEM_CHARS_MAX: usize = 300;
-
 /// Why a tool did not do what it was asked, in words for the caller (`isError: true`).
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) String);
@@ -224,11 +219,9 @@ impl Tool {
 
     /// Runs the tool and returns the protocol's result object.
     pub(crate) async fn call(&self, arguments: Value, context: CallContext) -> Value {
-        let problems = self.problems(&arguments);
-        if !problems.is_empty() {
+        if let Some(complaint) = crate::schema::complaint(&self.arguments, &arguments) {
             return refused(&format!(
-                "the arguments do not fit the tool's inputSchema:\n{}",
-                problems.join("\n")
+                "the arguments do not fit the tool's inputSchema:\n{complaint}"
             ));
         }
         match (self.body)(arguments, context).await {
@@ -240,15 +233,6 @@ impl Tool {
             }),
             Err(Refusal(reason)) => refused(&reason),
         }
-    }
-
-    fn problems(&self, arguments: &Value) -> Vec<String> {
-        crate::schema::problems(&self.arguments, arguments, PROBLEMS_MAX)
-            .map(|problem| {
-                let text = format!("{}: {}", problem.path, problem.message);
-                text.chars().take(PROBLEM_CHARS_MAX).collect()
-            })
-            .collect()
     }
 }
 
