@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
 use app::plugin::builtin::Set;
+use app::plugin::http::HttpSpec;
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::outgoing::Credential;
@@ -260,6 +261,18 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 call_timeout: plugin.call_timeout,
             })
         }
+        PluginKind::Http {
+            url,
+            credential,
+            start_timeout,
+            response_limit,
+        } => Kind::Http(HttpSpec {
+            url: url.clone(),
+            credential: exposed(credential),
+            start_timeout: *start_timeout,
+            call_timeout: plugin.call_timeout,
+            answer_bytes_max: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+        }),
         PluginKind::Openapi {
             document,
             url,

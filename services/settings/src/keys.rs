@@ -286,7 +286,7 @@ section! {
     PluginKeys "plugin" {
         /// Name, unique in the fleet.
         name: String = Text(&text::PLUGIN_NAME), none();
-        /// `stdio` runs an MCP server as a child process, `openapi` makes tools of an HTTP API's document, `builtin` serves
+        /// `stdio` runs an MCP server as a child process, `http` is a remote MCP server, `openapi` makes tools of an HTTP API's document, `builtin` serves
         /// tools that come with SweetMCP.
         kind: Kind = Choice::<Kind>::new(), none();
         /// What its tools' names begin with; the plugin's name and `_` if it is not set.
@@ -301,17 +301,17 @@ section! {
         env: BTreeMap<String, Secret> = Variables { name: &text::VARIABLE, entries_max: 128, value_max: 16 * 1024 }, Some(Value::Table(BTreeMap::new()));
         /// stdio: the folder it runs in; the release's if it is not set.
         working_dir: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
-        /// stdio: how long its handshake may take.
+        /// stdio, http: how long its handshake may take.
         start_timeout: Duration = millis(100, 600), text("30s");
         /// How long one of its calls may take.
         call_timeout: Duration = millis(100, 3600), text("30s");
-        /// openapi: the API's base URL, to which the document's paths are added.
+        /// http: the server's MCP endpoint. openapi: the API's base URL, to which the document's paths are added.
         url: Option<String> = Optional(Text(&text::URL)), none();
-        /// openapi: header fields of every request, such as an API key. Never shown.
+        /// http, openapi: header fields of every request, such as an API key. Never shown.
         headers: BTreeMap<String, Secret> = Variables { name: &text::HEADER, entries_max: 32, value_max: 8 * 1024 }, Some(Value::Table(BTreeMap::new()));
-        /// openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
+        /// http, openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
         token_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
-        /// openapi: largest answer.
+        /// http, openapi: largest answer.
         response_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("1MiB");
         /// openapi: the OpenAPI 3.0 or 3.1 document, JSON or YAML; read again when it changes.
         document: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
@@ -355,6 +355,8 @@ impl Choices for LogFormat {
 pub enum Kind {
     /// A child process that speaks MCP over standard input and output.
     Stdio,
+    /// A remote MCP server.
+    Http,
     /// An HTTP API with an OpenAPI document.
     Openapi,
     /// Tools that come with SweetMCP.
@@ -364,6 +366,7 @@ pub enum Kind {
 impl Choices for Kind {
     const ALL: &'static [(Self, &'static str)] = &[
         (Self::Stdio, "stdio"),
+        (Self::Http, "http"),
         (Self::Openapi, "openapi"),
         (Self::Builtin, "builtin"),
     ];

@@ -140,6 +140,17 @@ pub enum PluginKind {
         /// How long its handshake may take.
         start_timeout: std::time::Duration,
     },
+    /// A remote MCP server.
+    Http {
+        /// Its MCP endpoint.
+        url: String,
+        /// How requests prove who sends them.
+        credential: Credential,
+        /// How long its handshake may take.
+        start_timeout: std::time::Duration,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
     /// An HTTP API with an OpenAPI document.
     Openapi {
         /// The document.
@@ -360,6 +371,23 @@ impl Plugin {
                     env.iter()
                         .map(|(name, value)| (format!("env.{name}"), secret(value))),
                 );
+            }
+            PluginKind::Http {
+                url,
+                credential,
+                start_timeout,
+                response_limit,
+            } => {
+                values.push(("url".to_owned(), Json::from(url.as_str())));
+                values.push((
+                    "start_timeout".to_owned(),
+                    Json::from(quantity::format_duration(*start_timeout)),
+                ));
+                values.push((
+                    "response_limit".to_owned(),
+                    Json::from(quantity::format_size(*response_limit)),
+                ));
+                values.extend(credential.values(&secret));
             }
             PluginKind::Openapi {
                 document,
@@ -597,6 +625,19 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 env: keys.env,
                 working_dir: keys.working_dir,
                 start_timeout: keys.start_timeout,
+            }
+        }
+        Kind::Http => {
+            let Some(url) = keys.url else {
+                let write = "url = \"https://mcp.example/mcp\"";
+                needed(reader, "plugin.url", "the server's MCP endpoint", write);
+                return None;
+            };
+            PluginKind::Http {
+                url,
+                credential,
+                start_timeout: keys.start_timeout,
+                response_limit: keys.response_limit,
             }
         }
         Kind::Openapi => {

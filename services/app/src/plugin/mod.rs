@@ -5,8 +5,9 @@
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`stdio`]: MCP servers as child processes
+//! - [`http`]: remote MCP servers
 //! - [`openapi`]: HTTP APIs with an OpenAPI document
-//! - [`shown`], [`outgoing`]: what kinds have in common
+//! - [`upstream`], [`outgoing`], [`shown`]: what kinds have in common
 
 use std::{
     sync::Arc,
@@ -20,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 pub mod builtin;
 pub mod catalogue;
+pub mod http;
 pub mod mounts;
 pub mod openapi;
 pub mod outgoing;
 mod shown;
 pub mod stdio;
+mod upstream;
 
 /// What every piece of work knows of the request that it is done for.
 #[derive(Debug, Clone)]
@@ -170,6 +173,8 @@ pub enum Plugin {
     Builtin(builtin::Builtin),
     /// A child process that speaks MCP.
     Stdio(stdio::Stdio),
+    /// A remote MCP server.
+    Http(http::Http),
     /// An HTTP API.
     Openapi(openapi::Openapi),
 }
@@ -180,6 +185,7 @@ impl Plugin {
         match self {
             Self::Builtin(_) => "builtin",
             Self::Stdio(_) => "stdio",
+            Self::Http(_) => "http",
             Self::Openapi(_) => "openapi",
         }
     }
@@ -189,6 +195,7 @@ impl Plugin {
         match self {
             Self::Builtin(builtin) => builtin.listing(),
             Self::Stdio(stdio) => stdio.listing(),
+            Self::Http(http) => http.listing(),
             Self::Openapi(openapi) => openapi.listing(),
         }
     }
@@ -198,6 +205,7 @@ impl Plugin {
         match self {
             Self::Builtin(_) => State::Ready,
             Self::Stdio(stdio) => stdio.state(),
+            Self::Http(http) => http.state(),
             Self::Openapi(openapi) => openapi.state(),
         }
     }
@@ -210,6 +218,7 @@ impl Plugin {
         match self {
             Self::Builtin(builtin) => builtin.call(ask.key, &ask.params, ask.context).await,
             Self::Stdio(stdio) => stdio.ask(ask).await,
+            Self::Http(http) => http.ask(ask).await,
             Self::Openapi(openapi) => openapi.ask(ask).await,
         }
     }
@@ -219,6 +228,7 @@ impl Plugin {
         match self {
             Self::Builtin(_) | Self::Openapi(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
+            Self::Http(http) => http.stop().await,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     Answer, Ask, CallContext, Plugin, State,
     builtin::{Builtin, Set, SetError},
     catalogue::{Catalogue, Contribution, List},
+    http::{Http, HttpSpec},
     openapi::{Openapi, OpenapiSpec},
     stdio::{Stdio, StdioSpec, process::Spawner},
 };
@@ -35,6 +36,8 @@ pub enum Kind {
     Builtin(Set),
     /// A child process that speaks MCP.
     Stdio(StdioSpec),
+    /// A remote MCP server.
+    Http(HttpSpec),
     /// An HTTP API.
     Openapi(OpenapiSpec),
 }
@@ -99,6 +102,7 @@ impl Mounts {
                     Kind::Stdio(stdio) => {
                         Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed))
                     }
+                    Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed)),
                     Kind::Openapi(openapi) => {
                         Plugin::Openapi(Openapi::start(&spec.name, openapi, &changed))
                     }

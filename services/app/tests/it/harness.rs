@@ -203,18 +203,23 @@ pub const RUDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/rude_serve
 
 /// A server from npm that the tests' installation has brought.
 pub fn npm(server: &str) -> String {
+    tools(&format!(
+        "node_modules/@modelcontextprotocol/{server}/dist/index.js"
+    ))
+}
+
+/// A file of the tests' installation of clients and servers.
+pub fn tools(path: &str) -> String {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let tools = std::env::var_os("SWEETMCP_TEST_TOOLS")
         .map_or_else(|| workspace.join("target/test-tools"), PathBuf::from);
-    let script = tools.join(format!(
-        "node_modules/@modelcontextprotocol/{server}/dist/index.js"
-    ));
+    let file = tools.join(path);
     assert!(
-        script.exists(),
-        "{server} is missing; install it: npm install --prefix {} @modelcontextprotocol/{server}",
-        tools.display()
+        file.exists(),
+        "{} is missing; ./tests/run installs it",
+        file.display()
     );
-    script.to_string_lossy().into_owned()
+    file.to_string_lossy().into_owned()
 }
 
 /// Whether a process is there and no zombie.

@@ -13,4 +13,5 @@ mod builtins;
 mod children;
 mod http;
 mod process;
+mod remote;
 mod servers;

@@ -26,7 +26,10 @@ use super::{
     lines::LineSplitter,
     wire::{Incoming, decode},
 };
-use crate::plugin::Answer;
+use crate::plugin::{
+    Answer,
+    upstream::{Abandon, Lost, Wire},
+};
 
 /// The longest line that is taken from a child, in bytes.
 pub const LINE_BYTES_MAX: usize = 10 << 20;
@@ -38,30 +41,6 @@ const OUTGOING_MAX: usize = 64;
 const CHUNK_BYTES: usize = 64 << 10;
 /// After this many lines that are not MCP, in one connection, they are no longer logged.
 const GARBAGE_LOGGED_MAX: usize = 20;
-
-/// Why a request has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// It was not sent: the connection is closed.
-    NotSent,
-    /// It was not sent: too many are under way.
-    Busy,
-    /// It was sent, and the connection closed before the answer. The work may have been done.
-    Broken,
-    /// The deadline passed. The work may have been done.
-    Late,
-    /// The answer was larger than is taken. The work was done.
-    TooLong,
-}
-
-/// What happens to the child's work when nobody waits for it any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Abandon {
-    /// The child is told.
-    Cancel,
-    /// The child is not told: the protocol forbids it (`initialize`) or it could not understand.
-    Ignore,
-}
 
 /// A connection to one child. Clones share it.
 #[derive(Debug, Clone)]
@@ -114,55 +93,6 @@ impl Connection {
         tokio::spawn(write_all(stdin, queue, connection.0.closed.clone()));
         tokio::spawn(connection.clone().read_all(stdout));
         connection
-    }
-
-    /// Asks, and waits until `deadline`.
-    ///
-    /// # Errors
-    /// [`Lost`] when there is no answer.
-    pub(crate) async fn request(
-        &self,
-        method: &str,
-        params: &RawValue,
-        deadline: Instant,
-        abandon: Abandon,
-    ) -> Result<Answer, Lost> {
-        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let answer = self.expect(id)?;
-        let mut waiting = Waiting {
-            connection: self,
-            id,
-            abandon: Abandon::Ignore,
-        };
-        let message = envelope::write_request(Some(&Id::from_number(id)), method, params);
-        let exchange = async {
-            self.send(message).await?;
-            waiting.abandon = abandon;
-            answer.await.unwrap_or(Err(Lost::Broken))
-        };
-        match tokio::time::timeout_at(deadline.into(), exchange).await {
-            Ok(done) => {
-                waiting.abandon = Abandon::Ignore;
-                done
-            }
-            Err(_) => Err(Lost::Late),
-        }
-    }
-
-    /// Tells the child something; waits until `deadline` for room in the queue.
-    ///
-    /// # Errors
-    /// [`Lost`] when it could not be queued.
-    pub(crate) async fn notify(
-        &self,
-        method: &str,
-        params: &RawValue,
-        deadline: Instant,
-    ) -> Result<(), Lost> {
-        let message = envelope::write_request(None, method, params);
-        tokio::time::timeout_at(deadline.into(), self.send(message))
-            .await
-            .unwrap_or(Err(Lost::Late))
     }
 
     /// Returns how many calls are under way.
@@ -302,6 +232,44 @@ impl Connection {
         if count < GARBAGE_LOGGED_MAX {
             tracing::warn!(plugin = %self.0.plugin, reason, "a line on the plugin's standard output was dropped");
         }
+    }
+}
+
+impl Wire for Connection {
+    async fn request(
+        &self,
+        method: &str,
+        params: &RawValue,
+        deadline: Instant,
+        abandon: Abandon,
+    ) -> Result<Answer, Lost> {
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let answer = self.expect(id)?;
+        let mut waiting = Waiting {
+            connection: self,
+            id,
+            abandon: Abandon::Ignore,
+        };
+        let message = envelope::write_request(Some(&Id::from_number(id)), method, params);
+        let exchange = async {
+            self.send(message).await?;
+            waiting.abandon = abandon;
+            answer.await.unwrap_or(Err(Lost::Broken))
+        };
+        match tokio::time::timeout_at(deadline.into(), exchange).await {
+            Ok(done) => {
+                waiting.abandon = Abandon::Ignore;
+                done
+            }
+            Err(_) => Err(Lost::Late),
+        }
+    }
+
+    async fn notify(&self, method: &str, params: &RawValue, deadline: Instant) -> Result<(), Lost> {
+        let message = envelope::write_request(None, method, params);
+        tokio::time::timeout_at(deadline.into(), self.send(message))
+            .await
+            .unwrap_or(Err(Lost::Late))
     }
 }
 

@@ -3,9 +3,7 @@
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`connection`]: many calls over one pair of pipes
-//! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras
-//! - [`worker`]: one child, kept alive; [`backoff`] says how soon
+//! - [`worker`]: one child, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -13,23 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Cause, Failure};
+use mcp::Failure;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, Ask, Listing, State};
+use super::{
+    Answer, Ask, Listing, State,
+    upstream::{self, Lost, NoAnswer},
+};
 
-mod backoff;
 mod connection;
-mod forms;
-mod handshake;
 pub mod lines;
 pub mod process;
 mod stderr;
 pub mod wire;
 mod worker;
 
-use connection::{Abandon, Lost};
 use process::{Program, Spawner};
 use worker::{Link, Worker};
 
@@ -125,22 +122,17 @@ impl Stdio {
     /// Asks the child with the fewest calls under way.
     ///
     /// # Errors
-    /// [`Cause::NoBackend`] when no child is in service (nothing was sent), [`Cause::UpstreamBroken`] when it ended in
-    /// mid-call, [`Cause::Timeout`], [`Cause::Overloaded`], [`Cause::UpstreamInvalid`].
+    /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
+    /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let link = self.link()?;
-        let params = forms::params_for_child(&ask, link.agreement.era())?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let asked = link
-            .connection
-            .request(ask.method.as_str(), &params, deadline, Abandon::Cancel)
-            .await;
-        match asked.map_err(|lost| self.failure(lost))? {
-            Answer::Result(result) => {
-                forms::result_from_child(result, ask.method).map(Answer::Result)
-            }
-            Answer::Error(error) => forms::error_from_child(error).map(Answer::Error),
-        }
+        upstream::ask(&link.connection, &link.agreement, &ask, deadline)
+            .await
+            .map_err(|none| match none {
+                NoAnswer::Lost(lost) => self.failure(lost),
+                NoAnswer::Failed(failure) => failure,
+            })
     }
 
     fn link(&self) -> Result<Arc<Link>, Failure> {
@@ -152,40 +144,7 @@ impl Stdio {
     }
 
     fn failure(&self, lost: Lost) -> Failure {
-        let name = &self.name;
-        match lost {
-            Lost::NotSent => {
-                let state = self.state();
-                Failure::say(
-                    Cause::NoBackend,
-                    format!(
-                        "the plugin {name} is {}; the call was not sent",
-                        state.as_str()
-                    ),
-                )
-            }
-            Lost::Busy => Failure::say(
-                Cause::Overloaded,
-                format!("the plugin {name} has too many calls under way"),
-            ),
-            Lost::Broken => Failure::say(
-                Cause::UpstreamBroken,
-                format!(
-                    "the plugin {name} ended while the call was under way; the call may have run"
-                ),
-            ),
-            Lost::Late => Failure::say(
-                Cause::Timeout,
-                format!("the plugin {name} did not answer in time; the call may have run"),
-            ),
-            Lost::TooLong => Failure::say(
-                Cause::UpstreamInvalid,
-                format!(
-                    "the plugin {name} answered more than {} bytes",
-                    connection::LINE_BYTES_MAX
-                ),
-            ),
-        }
+        lost.failure(&self.name, &self.state())
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.

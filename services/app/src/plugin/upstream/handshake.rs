@@ -1,6 +1,6 @@
-//! Meeting a child: which era it speaks, what it can do, what it offers.
+//! Meeting a server: which era it speaks, what it can do, what it offers.
 //!
-//! The order is the one that the specification gives dual-era clients: `server/discover` first; a child that answers it with
+//! The order is the one that the specification gives dual-era clients: `server/discover` first; a server that answers it with
 //! an error, or not at all for [`PROBE`], is asked to `initialize`.
 
 use std::time::{Duration, Instant};
@@ -16,17 +16,19 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::connection::{Abandon, Connection, Lost};
+use super::{Abandon, Lost, Wire};
 use crate::plugin::{Answer, Freshness, Item, Listing, Scope};
 
-/// How long a child may take to answer `server/discover`.
+/// How long a server may take to say whether it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may take to answer `server/discover`.
 pub const PROBE: Duration = Duration::from_secs(2);
 /// How many pages one list may have.
 const PAGES_MAX: usize = 100;
 /// How many things one list may have.
 const ITEMS_MAX: usize = 10_000;
 
-/// Why a child cannot be used.
+/// Why a server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     /// It gave no answer.
@@ -55,12 +57,12 @@ pub(crate) enum HandshakeError {
     },
 }
 
-/// What was agreed with a child.
+/// What was agreed with a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Agreement {
     /// The revision that is spoken.
     pub(crate) revision: Revision,
-    /// Lists that the child has.
+    /// Lists that the server has.
     pub(crate) lists: Vec<List>,
 }
 
@@ -121,12 +123,12 @@ impl List {
     }
 }
 
-/// Agrees on a revision. `known` is the era of an earlier run, so that a silent child is probed once only.
+/// Agrees on a revision. `known` is the era of an earlier run, so that a silent server is probed once only.
 ///
 /// # Errors
 /// [`HandshakeError`] when neither way leads to an agreement before `deadline`.
 pub(crate) async fn agree(
-    connection: &Connection,
+    connection: &impl Wire,
     known: Option<Era>,
     deadline: Instant,
 ) -> Result<Agreement, HandshakeError> {
@@ -138,7 +140,7 @@ pub(crate) async fn agree(
     initialize(connection, deadline).await
 }
 
-async fn discover(connection: &Connection, deadline: Instant) -> Option<Agreement> {
+async fn discover(connection: &impl Wire, deadline: Instant) -> Option<Agreement> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Discovered {
@@ -159,14 +161,18 @@ async fn discover(connection: &Connection, deadline: Instant) -> Option<Agreemen
         .supported_versions
         .iter()
         .any(|version| version == Revision::LATEST.as_str());
-    speaks.then(|| Agreement {
+    if !speaks {
+        return None;
+    }
+    connection.agreed(Revision::LATEST);
+    Some(Agreement {
         revision: Revision::LATEST,
         lists: lists(&found.capabilities),
     })
 }
 
 async fn initialize(
-    connection: &Connection,
+    connection: &impl Wire,
     deadline: Instant,
 ) -> Result<Agreement, HandshakeError> {
     const METHOD: &str = "initialize";
@@ -197,6 +203,7 @@ async fn initialize(
                 shortened(&found.protocol_version)
             ))
         })?;
+    connection.agreed(revision);
     connection
         .notify("notifications/initialized", &raw(&json!({})), deadline)
         .await
@@ -221,12 +228,12 @@ fn lists(capabilities: &Value) -> Vec<List> {
         .collect()
 }
 
-/// Fetches everything that the child offers, page by page.
+/// Fetches everything that the server offers, page by page.
 ///
 /// # Errors
 /// [`HandshakeError`] when a list that was announced cannot be had before `deadline`.
 pub(crate) async fn list_all(
-    connection: &Connection,
+    connection: &impl Wire,
     agreement: &Agreement,
     deadline: Instant,
 ) -> Result<Listing, HandshakeError> {
@@ -266,7 +273,7 @@ pub(crate) async fn list_all(
 }
 
 async fn list_one(
-    connection: &Connection,
+    connection: &impl Wire,
     agreement: &Agreement,
     list: List,
     freshness: &mut Freshness,
@@ -339,7 +346,7 @@ fn freshness_of(page: &Members<'_>, so_far: Freshness) -> Freshness {
 }
 
 async fn ask(
-    connection: &Connection,
+    connection: &impl Wire,
     method: &'static str,
     params: &RawValue,
     deadline: Instant,
@@ -361,6 +368,19 @@ fn shortened(text: &str) -> String {
         .collect::<String>()
         .escape_debug()
         .to_string()
+}
+
+/// Asks whether the server is there; any answer will do.
+pub(crate) async fn ping(connection: &impl Wire, agreement: &Agreement) -> bool {
+    let (method, params) = match agreement.era() {
+        Era::Legacy => ("ping", json!({})),
+        Era::Modern => ("server/discover", json!({"_meta": own_meta()})),
+    };
+    let deadline = Instant::now() + PING_TIMEOUT;
+    connection
+        .request(method, &raw(&params), deadline, Abandon::Ignore)
+        .await
+        .is_ok()
 }
 
 /// What we say of ourselves when we ask for ourselves.
