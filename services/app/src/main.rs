@@ -18,6 +18,7 @@ use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::outgoing::Credential;
 use app::plugin::stdio::{StdioSpec, process::Program};
+use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
 use app::server::listen::Listening;
 use app::server::{Limits, Server};
@@ -290,6 +291,40 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 output_schemas: *output_schemas,
             },
             response_bytes_max: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+            call_timeout: plugin.call_timeout,
+        }),
+        PluginKind::Wasm {
+            module,
+            digest,
+            grants,
+            root,
+            writable,
+            memory_limit,
+            calls_max,
+            warm,
+            response_limit,
+        } => Kind::Wasm(WasmSpec {
+            module: module.clone(),
+            digest: digest.clone(),
+            limits: wasm::Limits {
+                memory_bytes: usize::try_from(*memory_limit).unwrap_or(usize::MAX),
+                answer_bytes: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+                calls: *calls_max,
+                warm: *warm,
+            },
+            grants: wasm::Grants {
+                clock: grants.contains(&settings::Grant::Clock),
+                random: grants.contains(&settings::Grant::Random),
+                folder: root.clone().map(|path| wasm::Folder {
+                    path,
+                    rights: if *writable {
+                        wasm::Rights::ReadWrite
+                    } else {
+                        wasm::Rights::Read
+                    },
+                }),
+            },
+            cache: Some(state.join("components")),
             call_timeout: plugin.call_timeout,
         }),
         PluginKind::Builtin {

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
-    EdgeSession, Fleet, LogFormat, Telemetry,
+    EdgeSession, Fleet, Grant, LogFormat, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -163,6 +163,27 @@ pub enum PluginKind {
         operations: Vec<String>,
         /// Whether tools have an `outputSchema`.
         output_schemas: bool,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
+    /// A WebAssembly component.
+    Wasm {
+        /// Its file.
+        module: PathBuf,
+        /// SHA-256 that the file must have.
+        digest: Option<String>,
+        /// What it may do beside computing.
+        grants: Vec<Grant>,
+        /// A folder that it sees.
+        root: Option<PathBuf>,
+        /// Whether it may change what is in the folder.
+        writable: bool,
+        /// Memory of one call, in bytes.
+        memory_limit: u64,
+        /// Calls under way at once.
+        calls_max: usize,
+        /// Instances that are made ahead.
+        warm: usize,
         /// Largest answer, in bytes.
         response_limit: u64,
     },
@@ -406,6 +427,34 @@ impl Plugin {
                     Json::from(quantity::format_size(*response_limit)),
                 ));
                 values.extend(credential.values(&secret));
+            }
+            PluginKind::Wasm {
+                module,
+                digest,
+                grants,
+                root,
+                writable,
+                memory_limit,
+                calls_max,
+                warm,
+                response_limit,
+            } => {
+                let grants: Vec<String> = grants
+                    .iter()
+                    .map(|grant| format!("{grant:?}").to_lowercase())
+                    .collect();
+                let size = |bytes: u64| Json::from(quantity::format_size(bytes));
+                values.extend([
+                    ("module".to_owned(), shown(&Some(module.clone()))),
+                    ("digest".to_owned(), Json::from(digest.clone())),
+                    ("grants".to_owned(), Json::from(grants)),
+                    ("root".to_owned(), shown(root)),
+                    ("writable".to_owned(), Json::from(*writable)),
+                    ("memory_limit".to_owned(), size(*memory_limit)),
+                    ("calls_max".to_owned(), Json::from(*calls_max)),
+                    ("warm".to_owned(), Json::from(*warm)),
+                    ("response_limit".to_owned(), size(*response_limit)),
+                ]);
             }
             PluginKind::Builtin {
                 set,
@@ -657,6 +706,24 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 credential,
                 operations: keys.operations,
                 output_schemas: keys.output_schemas,
+                response_limit: keys.response_limit,
+            }
+        }
+        Kind::Wasm => {
+            let Some(module) = keys.module else {
+                let allowed = "the file of a component of the world sweetmcp:plugin";
+                needed(reader, "plugin.module", allowed, "module = \"plugin.wasm\"");
+                return None;
+            };
+            PluginKind::Wasm {
+                module,
+                digest: keys.digest,
+                grants: keys.grants,
+                root: keys.root,
+                writable: keys.writable,
+                memory_limit: keys.memory_limit,
+                calls_max: keys.calls_max,
+                warm: keys.warm,
                 response_limit: keys.response_limit,
             }
         }

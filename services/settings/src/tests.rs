@@ -104,7 +104,7 @@ fn everything_wrong_is_told_at_once_with_its_place() {
 
     sweetmcp.toml:10:8: plugin.Git Hub.kind
       found:   "stdoi"
-      allowed: one of "stdio", "http", "openapi", "builtin"
+      allowed: one of "stdio", "http", "openapi", "wasm", "builtin"
       write:   kind = "stdio"
     "#);
 }
@@ -135,6 +135,10 @@ fn plugins_need_what_their_kind_needs() {
             "another plugin has",
         ),
         ("[plugin]\nname = \"a\"\n", "begun by [[plugin]]"),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"wasm\"\n",
+            "plugin.a.module",
+        ),
         (
             "[[plugin]]\nname = \"a\"\nkind = \"http\"\n",
             "plugin.a.url",

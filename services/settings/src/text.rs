@@ -173,3 +173,15 @@ pub(crate) static PATTERN: Rule = Rule {
     character: |c| c.is_ascii_alphanumeric() || "_-.*".contains(c),
     guess: no_guess,
 };
+
+/// A SHA-256 digest.
+pub(crate) static DIGEST: Rule = Rule {
+    kind: "digest",
+    allowed: "64 hexadecimal digits in lower case, as sha256sum prints them",
+    example: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    length_min: 64,
+    length_max: 64,
+    pattern: Some("^[0-9a-f]{64}$"),
+    character: |c| matches!(c, '0'..='9' | 'a'..='f'),
+    guess: |text| Some(text.trim_start_matches("sha256:").to_ascii_lowercase()),
+};

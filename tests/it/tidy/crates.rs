@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("admin-api", &[]),
     ("openapi", &[]),
+    ("wasm", &[]),
     ("translate", &["mcp"]),
     ("registry", &["store"]),
     (
@@ -42,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "settings",
             "store",
             "telemetry",
+            "wasm",
         ],
     ),
     (
@@ -80,6 +82,7 @@ const ONLY: &[(&str, &str)] = &[
     ("axum", "app"),
     ("goose", "loadtest"),
     ("ratatui", "cli"),
+    ("wasmtime", "wasm"),
 ];
 
 #[test]

@@ -7,7 +7,8 @@
 //! - [`stdio`]: MCP servers as child processes
 //! - [`http`]: remote MCP servers
 //! - [`openapi`]: HTTP APIs with an OpenAPI document
-//! - [`upstream`], [`outgoing`], [`shown`]: what kinds have in common
+//! - [`wasm`]: WebAssembly components
+//! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{
     sync::Arc,
@@ -15,12 +16,13 @@ use std::{
 };
 
 use mcp::{Failure, Method, members::Members};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use telemetry::{RequestId, trace::TraceContext};
 use tokio_util::sync::CancellationToken;
 
 pub mod builtin;
 pub mod catalogue;
+mod followed;
 pub mod http;
 pub mod mounts;
 pub mod openapi;
@@ -28,6 +30,7 @@ pub mod outgoing;
 mod shown;
 pub mod stdio;
 mod upstream;
+pub mod wasm;
 
 /// What every piece of work knows of the request that it is done for.
 #[derive(Debug, Clone)]
@@ -166,6 +169,24 @@ pub struct Ask<'a> {
     pub context: CallContext,
 }
 
+impl Ask<'_> {
+    /// Returns `params.arguments`.
+    ///
+    /// # Errors
+    /// [`mcp::Cause::InvalidParams`] when they are no object.
+    pub(crate) fn arguments(&self) -> Result<Map<String, Value>, Failure> {
+        match self.params.get("arguments") {
+            None => Ok(Map::new()),
+            Some(raw) => serde_json::from_str(raw.get()).map_err(|_| {
+                Failure::say(
+                    mcp::Cause::InvalidParams,
+                    "params.arguments must be an object",
+                )
+            }),
+        }
+    }
+}
+
 /// A source of tools.
 #[derive(Debug)]
 pub enum Plugin {
@@ -177,6 +198,8 @@ pub enum Plugin {
     Http(http::Http),
     /// An HTTP API.
     Openapi(openapi::Openapi),
+    /// A WebAssembly component.
+    Wasm(wasm::Wasm),
 }
 
 impl Plugin {
@@ -187,6 +210,7 @@ impl Plugin {
             Self::Stdio(_) => "stdio",
             Self::Http(_) => "http",
             Self::Openapi(_) => "openapi",
+            Self::Wasm(_) => "wasm",
         }
     }
 
@@ -197,6 +221,7 @@ impl Plugin {
             Self::Stdio(stdio) => stdio.listing(),
             Self::Http(http) => http.listing(),
             Self::Openapi(openapi) => openapi.listing(),
+            Self::Wasm(wasm) => wasm.listing(),
         }
     }
 
@@ -207,6 +232,7 @@ impl Plugin {
             Self::Stdio(stdio) => stdio.state(),
             Self::Http(http) => http.state(),
             Self::Openapi(openapi) => openapi.state(),
+            Self::Wasm(wasm) => wasm.state(),
         }
     }
 
@@ -220,13 +246,14 @@ impl Plugin {
             Self::Stdio(stdio) => stdio.ask(ask).await,
             Self::Http(http) => http.ask(ask).await,
             Self::Openapi(openapi) => openapi.ask(ask).await,
+            Self::Wasm(wasm) => wasm.ask(ask).await,
         }
     }
 
     /// Ends the plugin and waits until nothing of it is left.
     pub async fn stop(&self) {
         match self {
-            Self::Builtin(_) | Self::Openapi(_) => {}
+            Self::Builtin(_) | Self::Openapi(_) | Self::Wasm(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
             Self::Http(http) => http.stop().await,
         }

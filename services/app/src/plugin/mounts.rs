@@ -16,6 +16,7 @@ use super::{
     http::{Http, HttpSpec},
     openapi::{Openapi, OpenapiSpec},
     stdio::{Stdio, StdioSpec, process::Spawner},
+    wasm::{Wasm, WasmSpec},
 };
 
 /// A plugin as configured.
@@ -40,6 +41,8 @@ pub enum Kind {
     Http(HttpSpec),
     /// An HTTP API.
     Openapi(OpenapiSpec),
+    /// A WebAssembly component.
+    Wasm(WasmSpec),
 }
 
 /// Why the plugins cannot be started.
@@ -52,6 +55,14 @@ pub enum MountError {
         name: String,
         /// Why.
         source: SetError,
+    },
+    /// The WebAssembly engine cannot be started.
+    #[error("the plugin {name} cannot be served")]
+    Wasm {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        source: ::wasm::RuntimeError,
     },
     /// There is no thread that could start children.
     #[error("the thread that starts plugin processes cannot be had")]
@@ -88,6 +99,8 @@ impl Mounts {
         let threads = Arc::new(Semaphore::new(
             2 * std::thread::available_parallelism().map_or(2, usize::from),
         ));
+        // Only a fleet with components pays for their engine.
+        let mut engine: Option<::wasm::Runtime> = None;
         let mounted = specs
             .into_iter()
             .map(|spec| {
@@ -101,6 +114,18 @@ impl Mounts {
                     }
                     Kind::Stdio(stdio) => {
                         Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed))
+                    }
+                    Kind::Wasm(wasm) => {
+                        let started = match &engine {
+                            Some(engine) => Ok(engine.clone()),
+                            None => ::wasm::Runtime::start(wasm.cache.as_deref()),
+                        };
+                        let started = started.map_err(|source| MountError::Wasm {
+                            name: spec.name.clone(),
+                            source,
+                        })?;
+                        engine = Some(started.clone());
+                        Plugin::Wasm(Wasm::start(&spec.name, wasm, started, &changed))
                     }
                     Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed)),
                     Kind::Openapi(openapi) => {

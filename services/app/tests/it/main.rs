@@ -11,6 +11,7 @@ mod harness;
 mod apis;
 mod builtins;
 mod children;
+mod components;
 mod http;
 mod process;
 mod remote;

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -14,18 +14,18 @@ use jsonschema::Validator;
 use mcp::{Cause, Failure, Method};
 use openapi::{Api, Operation, Options, Response};
 use reqwest::{Client, Url};
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Answer, Ask, CallContext, Freshness, Item, Listing, Scope, State,
+    builtin::tool::refused,
+    followed::{self, Followed},
     outgoing::{self, BodyError, Credential},
     shown::Shown,
 };
 
-/// How often the document's file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a client may keep the list.
 const LIST_TTL_MS: u64 = 60_000;
 
@@ -108,7 +108,7 @@ impl Openapi {
             serving: ArcSwapOption::empty(),
             shown: Shown::new(changed),
         });
-        tokio::spawn(follow(Arc::clone(&shared), stop.clone()));
+        tokio::spawn(serve(Arc::clone(&shared), stop.clone()));
         Self {
             shared,
             _stop: stop.drop_guard(),
@@ -141,7 +141,7 @@ impl Openapi {
         let operation = serving.api.operation(ask.key);
         let operation =
             operation.ok_or_else(|| Failure::say(Cause::InvalidParams, "no such tool"))?;
-        let arguments = arguments(&ask)?;
+        let arguments = ask.arguments()?;
         let checks = serving.checks(ask.key, operation);
         let problems = checks
             .arguments
@@ -259,12 +259,8 @@ impl Shared {
         }
         let (path, options) = (self.spec.document.clone(), self.spec.options.clone());
         let read = move || {
-            let text = std::fs::metadata(&path).and_then(|meta| {
-                if meta.len() > openapi::DOCUMENT_BYTES_MAX as u64 {
-                    return Err(std::io::ErrorKind::FileTooLarge.into());
-                }
-                std::fs::read_to_string(&path)
-            });
+            let text = followed::read(&path, openapi::DOCUMENT_BYTES_MAX as u64)
+                .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
             let text = text.map_err(|source| NotServed::File {
                 path: path.clone(),
                 source,
@@ -326,39 +322,19 @@ impl Serving {
     }
 }
 
-/// Looks at the document until `stop`, and reads it whenever it is another.
-async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut known: Option<Option<(SystemTime, u64)>> = None;
-    loop {
-        let now = tokio::fs::metadata(&shared.spec.document).await.ok();
-        let now = now.and_then(|meta| Some((meta.modified().ok()?, meta.len())));
-        if known != Some(now) {
-            known = Some(now);
-            if let Err(error) = shared.load().await {
-                let reason = telemetry::error_chain(&error);
-                tracing::warn!(plugin = %shared.name, reason, "the plugin's document cannot be put into service");
-                if shared.serving.load().is_none() {
-                    shared.shown.set_state(State::Restarting { reason });
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => {
-                shared.shown.set_state(State::Stopped);
-                return;
+/// Keeps the document that the file has in service, until `stop`.
+async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut file = Followed::new(shared.spec.document.clone());
+    while file.changed(&stop).await {
+        if let Err(error) = shared.load().await {
+            let reason = telemetry::error_chain(&error);
+            tracing::warn!(plugin = %shared.name, reason, "the plugin's document cannot be put into service");
+            if shared.serving.load().is_none() {
+                shared.shown.set_state(State::Restarting { reason });
             }
         }
     }
-}
-
-/// Returns `params.arguments`.
-fn arguments(ask: &Ask<'_>) -> Result<Map<String, Value>, Failure> {
-    match ask.params.get("arguments") {
-        None => Ok(Map::new()),
-        Some(raw) => serde_json::from_str(raw.get())
-            .map_err(|_| Failure::say(Cause::InvalidParams, "params.arguments must be an object")),
-    }
+    shared.shown.set_state(State::Stopped);
 }
 
 /// Returns a result that keeps the tool's word: what does not fit its `outputSchema` is an error, with the answer in it.
@@ -378,12 +354,4 @@ fn fitting(mut result: Value, checks: &Checks) -> Value {
         }
     }
     result
-}
-
-fn refused(reason: &str) -> Value {
-    json!({
-        "resultType": "complete",
-        "isError": true,
-        "content": [{"type": "text", "text": reason}],
-    })
 }
