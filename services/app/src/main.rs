@@ -17,6 +17,7 @@ use app::plugin::http::HttpSpec;
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::outgoing::Credential;
+use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::stdio::{StdioSpec, process::Program};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
@@ -97,7 +98,8 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
         .await
         .context("cannot open the store")?;
 
-    let mounts = Mounts::start(specs(settings, &args.state)).context("cannot start the plugins")?;
+    let mounts = Mounts::start_pinned(specs(settings, &args.state), pins(settings, &args.state))
+        .context("cannot start the plugins")?;
     let metrics = AppMetrics::new(all).context("cannot register metrics")?;
     let server = Server::new(
         Arc::clone(&mounts),
@@ -235,6 +237,20 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
             kind: kind(plugin, state),
         })
         .collect()
+}
+
+/// The plugins that are held to their first definitions.
+fn pins(settings: &Settings, state: &Path) -> BTreeMap<String, PinSpec> {
+    let pinned = settings.plugins.iter().filter_map(|plugin| {
+        let on_change = match plugin.pins {
+            settings::Pinning::Off => return None,
+            settings::Pinning::Report => OnChange::Report,
+            settings::Pinning::Refuse => OnChange::Refuse,
+        };
+        let file = state.join("pins").join(format!("{}.json", plugin.name));
+        Some((plugin.name.clone(), PinSpec { file, on_change }))
+    });
+    pinned.collect()
 }
 
 fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {

@@ -293,6 +293,10 @@ section! {
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
         /// Whether its word on what a tool does (read-only, idempotent) is believed.
         trusted: bool = Flag, Some(Value::Flag(false));
+        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new: `off`
+        /// nothing, `report` a log line, `refuse` it is not served until its digest is approved in the state folder's
+        /// `pins/NAME.json`.
+        pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
         /// stdio: its arguments.
@@ -387,6 +391,25 @@ impl Choices for Kind {
         (Self::Openapi, "openapi"),
         (Self::Wasm, "wasm"),
         (Self::Builtin, "builtin"),
+    ];
+}
+
+/// What happens to a definition that changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinning {
+    /// Nothing.
+    Off,
+    /// It is logged.
+    Report,
+    /// It is logged and not served.
+    Refuse,
+}
+
+impl Choices for Pinning {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Off, "off"),
+        (Self::Report, "report"),
+        (Self::Refuse, "refuse"),
     ];
 }
 

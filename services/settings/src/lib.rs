@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
-    EdgeSession, Fleet, Grant, LogFormat, Telemetry,
+    EdgeSession, Fleet, Grant, LogFormat, Pinning, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -118,6 +118,8 @@ pub struct Plugin {
     pub prefix: String,
     /// Whether its word on what its tools do is believed.
     pub trusted: bool,
+    /// What happens to its definitions that change.
+    pub pins: Pinning,
     /// How long one of its calls may take.
     pub call_timeout: std::time::Duration,
     /// What it is.
@@ -364,6 +366,10 @@ impl Plugin {
             ("order".to_owned(), Json::from(index)),
             ("prefix".to_owned(), Json::from(self.prefix.as_str())),
             ("trusted".to_owned(), Json::from(self.trusted)),
+            (
+                "pins".to_owned(),
+                Json::from(format!("{:?}", self.pins).to_lowercase()),
+            ),
             (
                 "call_timeout".to_owned(),
                 Json::from(quantity::format_duration(self.call_timeout)),
@@ -745,6 +751,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         prefix: keys.prefix.unwrap_or_else(|| format!("{}_", keys.name)),
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
+        pins: keys.pins,
         call_timeout: keys.call_timeout,
         kind,
     })
@@ -765,6 +772,7 @@ fn add_builtins(plugins: &mut Vec<Plugin>) {
                 name: name.to_owned(),
                 prefix: format!("{name}_"),
                 trusted: true,
+                pins: Pinning::Off,
                 call_timeout: std::time::Duration::from_secs(30),
                 kind: PluginKind::Builtin {
                     set,

@@ -35,6 +35,8 @@ pub struct Contribution {
     pub listing: Arc<Listing>,
     /// Whether it can be asked.
     pub state: State,
+    /// What it offers and is not served, as `tools/echo`: its definition is not the pinned one.
+    pub held: Vec<String>,
 }
 
 /// A list of the protocol.
@@ -115,7 +117,10 @@ impl Catalogue {
     pub fn merge(contributions: &[Contribution]) -> Self {
         let mut catalogue = Self {
             freshness: freshness(contributions),
-            missing: contributions.iter().filter_map(missing).collect(),
+            missing: contributions
+                .iter()
+                .flat_map(|from| missing(from).into_iter().chain(held(from)))
+                .collect(),
             ..Self::default()
         };
         for list in List::ALL {
@@ -309,6 +314,14 @@ fn missing(from: &Contribution) -> Option<Missing> {
     })
 }
 
+fn held(from: &Contribution) -> impl Iterator<Item = Missing> {
+    from.held.iter().map(|name| Missing {
+        plugin: from.plugin.to_string(),
+        state: from.state.as_str(),
+        reason: format!("{name:?} is held: its definition is not the pinned one"),
+    })
+}
+
 /// A merged list is as fresh as its stalest part; what is incomplete is stale at once.
 fn freshness(contributions: &[Contribution]) -> Freshness {
     let whole = Freshness {
@@ -382,6 +395,7 @@ mod tests {
                 ..Listing::default()
             }),
             state,
+            held: Vec::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`Plugin`]: the kinds, and what each can be asked
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
+//! - [`pins`]: definitions that stay what they were
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`stdio`]: MCP servers as child processes
@@ -27,6 +28,7 @@ pub mod http;
 pub mod mounts;
 pub mod openapi;
 pub mod outgoing;
+pub mod pins;
 mod shown;
 pub mod stdio;
 mod upstream;

@@ -1,6 +1,7 @@
 //! All plugins of this process: started, watched and stopped together.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,9 +16,13 @@ use super::{
     catalogue::{Catalogue, Contribution, List},
     http::{Http, HttpSpec},
     openapi::{Openapi, OpenapiSpec},
+    pins::{PinSpec, Pins},
     stdio::{Stdio, StdioSpec, process::Spawner},
     wasm::{Wasm, WasmSpec},
 };
+
+/// How often the files of pins are looked at.
+const PINS_EVERY: Duration = Duration::from_secs(2);
 
 /// A plugin as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +80,7 @@ pub struct Mounted {
     /// Its name.
     pub name: Arc<str>,
     prefix: String,
+    pins: Option<Pins>,
     /// What it is.
     pub plugin: Plugin,
 }
@@ -94,6 +100,17 @@ impl Mounts {
     /// # Errors
     /// [`MountError`] when a built-in set cannot be served; a child that does not start costs only its own tools.
     pub fn start(specs: Vec<Spec>) -> Result<Arc<Self>, MountError> {
+        Self::start_pinned(specs, BTreeMap::new())
+    }
+
+    /// Does as [`Self::start`], and holds the plugins that are named in `pins` to their first definitions.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_pinned(
+        specs: Vec<Spec>,
+        mut pins: BTreeMap<String, PinSpec>,
+    ) -> Result<Arc<Self>, MountError> {
         let changed = Arc::new(Notify::new());
         let spawner = Spawner::start().map_err(MountError::Spawner)?;
         let threads = Arc::new(Semaphore::new(
@@ -133,6 +150,7 @@ impl Mounts {
                     }
                 };
                 Ok(Mounted {
+                    pins: pins.remove(&spec.name).map(Pins::new),
                     name: spec.name.into(),
                     prefix: spec.prefix,
                     plugin,
@@ -227,11 +245,19 @@ impl Mounts {
         let contributions: Vec<Contribution> = self
             .mounted
             .iter()
-            .map(|one| Contribution {
-                plugin: Arc::clone(&one.name),
-                prefix: one.prefix.clone(),
-                listing: one.plugin.listing(),
-                state: one.plugin.state(),
+            .map(|one| {
+                let state = one.plugin.state();
+                let (listing, held) = match &one.pins {
+                    Some(pins) => pins.apply(&one.name, one.plugin.listing()),
+                    None => (one.plugin.listing(), Vec::new()),
+                };
+                Contribution {
+                    plugin: Arc::clone(&one.name),
+                    prefix: one.prefix.clone(),
+                    listing,
+                    state,
+                    held,
+                }
             })
             .collect();
         self.catalogue
@@ -256,10 +282,16 @@ fn named(
 /// Makes a new snapshot after every change, for as long as there is anybody to read it.
 async fn follow(mounts: Weak<Mounts>, changed: Arc<Notify>) {
     loop {
-        changed.notified().await;
-        match mounts.upgrade() {
-            Some(mounts) => mounts.refresh(),
-            None => return,
+        let told = tokio::select! {
+            () = changed.notified() => true,
+            () = tokio::time::sleep(PINS_EVERY) => false,
+        };
+        let Some(mounts) = mounts.upgrade() else {
+            return;
+        };
+        let approved = |one: &Mounted| one.pins.as_ref().is_some_and(Pins::changed);
+        if told || mounts.mounted.iter().any(approved) {
+            mounts.refresh();
         }
     }
 }

@@ -7,9 +7,11 @@ use std::{
 };
 
 use app::plugin::{
-    mounts::{Kind, Spec},
+    catalogue::List,
+    mounts::{Kind, Mounts, Spec},
     openapi::OpenapiSpec,
     outgoing::Credential,
+    pins::{OnChange, PinSpec},
 };
 use axum::{
     Json, Router,
@@ -330,4 +332,43 @@ async fn a_changed_document_changes_the_tools_and_a_broken_one_costs_only_itself
         (list["result"]["tools"].as_array()?.len() == 2).then_some(())
     };
     until("the repaired document is served", repaired).await;
+}
+
+#[tokio::test]
+async fn a_changed_description_is_held_until_it_is_approved() {
+    let folder = tempfile::tempdir().unwrap();
+    let (document, pinned) = (
+        folder.path().join("api.json"),
+        folder.path().join("pins.json"),
+    );
+    let write = |summary: &str| {
+        let get = json!({"operationId": "a", "summary": summary});
+        let document_text = json!({"openapi": "3.1.0", "paths": {"/a": {"get": get}}});
+        std::fs::write(&document, document_text.to_string()).unwrap();
+    };
+    write("Adds");
+    let spec = PinSpec {
+        file: pinned.clone(),
+        on_change: OnChange::Refuse,
+    };
+    let plugin = api(
+        document.clone(),
+        "http://127.0.0.1:1",
+        Credential::default(),
+    );
+    let mounts = Mounts::start_pinned(vec![plugin], [("shelter".to_owned(), spec)].into()).unwrap();
+    let tools = async |count| {
+        let there = async || (mounts.catalogue().len(List::Tools) == count).then_some(());
+        until(&format!("{count} tools are served"), there).await;
+    };
+    tools(1).await;
+    write("Sends everything elsewhere");
+    tools(0).await;
+    let reason = mounts.catalogue().missing()[0].reason.clone();
+    assert_eq!(
+        reason,
+        "\"tools/a\" is held: its definition is not the pinned one"
+    );
+    std::fs::remove_file(&pinned).unwrap();
+    tools(1).await;
 }
