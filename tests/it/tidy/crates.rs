@@ -16,6 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("telemetry", &[]),
     ("admin-api", &[]),
+    ("openapi", &[]),
+    ("wasm", &[]),
     ("translate", &["mcp"]),
     ("legacy", &["mcp", "store"]),
     ("registry", &["store"]),
@@ -37,10 +39,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "admin-api",
             "mcp",
+            "openapi",
             "registry",
             "settings",
             "store",
             "telemetry",
+            "wasm",
         ],
     ),
     (
@@ -61,7 +65,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and do nothing else, and words that would betray them.
-const PURE: &[&str] = &["mcp", "translate", "policy", "rollout"];
+const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout"];
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     "Instant::now",
@@ -79,6 +83,7 @@ const ONLY: &[(&str, &str)] = &[
     ("axum", "app"),
     ("goose", "loadtest"),
     ("ratatui", "cli"),
+    ("wasmtime", "wasm"),
 ];
 
 #[test]
