@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "openapi",
             "registry",
