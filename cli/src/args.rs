@@ -1,5 +1,6 @@
 //! The command line: every verb in the order in which one meets them.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -142,10 +143,23 @@ pub(crate) fn usage_exit(verb: &str) -> Exit {
 pub(crate) fn refuse(refused: &clap::Error) -> ExitCode {
     // Nothing is left to tell if the stream is gone.
     let _ = refused.print();
+    if refused.use_stderr() && wants_json(std::env::args()) {
+        let exit = usage_exit(&verb_of(std::env::args()));
+        let exit = serde_json::json!({"exit": {"code": exit.code, "reason": exit.reason}});
+        let _ = writeln!(std::io::stdout(), "{exit:#}");
+    }
     match refused.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::DONE.into(),
         _ => usage_exit(&verb_of(std::env::args())).into(),
     }
+}
+
+/// Whether a command line that could not be parsed asks for JSON.
+fn wants_json(args: impl Iterator<Item = String>) -> bool {
+    let args: Vec<String> = args.collect();
+    let one = |arg: &String| ["-ojson", "-o=json", "--output=json"].contains(&arg.as_str());
+    let two = |pair: &[String]| ["-o", "--output"].contains(&pair[0].as_str()) && pair[1] == "json";
+    args.iter().any(one) || args.windows(2).any(two)
 }
 
 /// The verb on a command line that could not be parsed: the first word that is neither an option nor the
@@ -183,6 +197,13 @@ mod tests {
         assert_eq!(verb("sweetops --bogus"), "");
         assert_eq!(usage_exit("drift").code, 1);
         assert_eq!(usage_exit("up").code, 2);
+    }
+
+    #[test]
+    fn a_broken_command_line_may_ask_for_json() {
+        let json = |line: &str| wants_json(line.split(' ').map(str::to_owned));
+        assert!(json("sweetops -o json up --bogus") && json("sweetops up --output=json"));
+        assert!(!json("sweetops up --bogus json"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! This command makes the release and writes the plan down; the agent does the rest. It then tells what
 //! happens until the end, and may be interrupted without harm.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub(crate) struct DeployArgs {
     #[arg(long, value_name = "CALLS")]
     min_samples: Option<u64>,
     /// Instances in the end [default: as many as run now]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     replicas: Option<u32>,
     /// Show the plan and change nothing
     #[arg(short = 'n', long)]
@@ -232,7 +233,7 @@ fn source(ctx: &Context, args: &DeployArgs) -> Result<Source> {
     };
     let program = match (own(name), given) {
         (Some(program), _) => program,
-        (None, Some(path)) if path.is_file() => path.to_owned(),
+        (None, Some(path)) if path.is_file() => program(path)?,
         _ => find(name)?,
     };
     let config = match (&args.config, own(CONFIG_NAME)) {
@@ -248,6 +249,18 @@ fn source(ctx: &Context, args: &DeployArgs) -> Result<Source> {
         folder,
         environment: settings_environment(),
     })
+}
+
+/// A file that the system would run.
+fn program(path: &Path) -> Result<PathBuf> {
+    let mode = path.metadata().map(|meta| meta.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o111 != 0) {
+        return Ok(path.to_owned());
+    }
+    Err(Failure::new(format!("{} is no program", path.display()))
+        .hint("--release takes a folder or a program; a configuration goes with --config FILE")
+        .exit(Exit::USAGE)
+        .into())
 }
 
 fn strategy(args: &DeployArgs) -> Result<Strategy> {
@@ -266,6 +279,11 @@ fn strategy(args: &DeployArgs) -> Result<Strategy> {
         let tick = (shortest / TICKS_IN_SHORT_STEP).max(Duration::from_secs(1));
         strategy.tick = strategy.tick.min(tick);
         strategy.latency.warm_up = strategy.latency.warm_up.min(shortest / 4);
+    }
+    let problems = strategy.problems();
+    if !problems.is_empty() {
+        let invalid = rollout::strategy::Invalid { problems };
+        return Err(unplannable(invalid));
     }
     Ok(strategy)
 }
@@ -328,12 +346,14 @@ pub(crate) async fn plan(
     };
     // The stable release runs whatever its record says.
     let before = rollout::Release::named(&stable.id);
-    Plan::new(planned(release)?, Some(before), replicas, strategy).map_err(|invalid| {
-        Failure::new("this cannot be planned")
-            .source(invalid)
-            .exit(Exit::USAGE)
-            .into()
-    })
+    Plan::new(planned(release)?, Some(before), replicas, strategy).map_err(unplannable)
+}
+
+fn unplannable(invalid: rollout::strategy::Invalid) -> anyhow::Error {
+    Failure::new("this cannot be planned")
+        .source(invalid)
+        .exit(Exit::USAGE)
+        .into()
 }
 
 /// Makes a release known to the whole fleet.

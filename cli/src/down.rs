@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -50,6 +50,7 @@ pub(crate) async fn run(ctx: &Context, args: DownArgs) -> Result<Exit> {
     }
     let working = Lock::try_take(&ctx.state.command_lock())?.ok_or_else(busy)?;
     let stopped = agent::survivors(&ctx.state)?;
+    tell_of_rollout(ctx).await?;
     stop(ctx, &stopped, args.timeout).await?;
     if args.purge {
         ctx.state.purge()?;
@@ -62,6 +63,22 @@ pub(crate) async fn run(ctx: &Context, args: DownArgs) -> Result<Exit> {
         },
         Exit::DONE,
     )
+}
+
+/// A rollout that is under way stands still until the next `up`.
+async fn tell_of_rollout(ctx: &Context) -> Result<()> {
+    let registry = ctx.registry().await?;
+    let rollout = registry
+        .rollout()
+        .await
+        .context("cannot read the rollout")?;
+    if let Some(rollout) = rollout {
+        let id = rollout.value.id;
+        ctx.out.warn(&format!(
+            "rollout {id} is under way; it stands still until the next `sweetops up`"
+        ));
+    }
+    Ok(())
 }
 
 /// What is said when another command that changes the fleet is at work already.

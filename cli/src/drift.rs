@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use registry::{Desired, Pool, Registry, Role};
+use registry::{Desired, Pool, Process, Registry, Role};
 use serde::Serialize;
 use settings::{KeyDiff, Settings};
 
@@ -159,14 +159,11 @@ async fn gather(ctx: &Context) -> Result<Facts> {
     let traffic = registry.traffic().await.context(reading)?;
     let mut processes = registry.processes().await.context(reading)?;
     let agent = agent::pid(&ctx.state)?.is_some();
-    if !agent {
-        // Nobody has noted who has died since.
-        let alive = agent::survivors(&ctx.state)?;
-        processes.iter_mut().for_each(|process| {
-            if !alive.contains(&process.name) {
-                process.pid = 0;
-            }
-        });
+    let recorded = agent::survivors(&ctx.state)?;
+    // Without an agent, or with one that cannot write, nobody has noted who has died since.
+    let lives = |p: &Process| agent::exists(p.pid) && (agent || recorded.contains(&p.name));
+    for process in processes.iter_mut().filter(|process| !lives(process)) {
+        process.pid = 0;
     }
     Ok(Facts {
         releases: releases(ctx, &registry, &desired).await?,
@@ -242,7 +239,10 @@ fn edits(ctx: &Context, desired: &Desired) -> Result<Vec<(Role, KeyDiff)>> {
         let Ok(runs) = settings_of(&release) else {
             continue;
         };
-        let file = file_of(ctx, &release)?;
+        let Some(file) = file_of(ctx, &release)? else {
+            // What was deployed from a file that is gone is what should run.
+            continue;
+        };
         let environment = release.environment.iter().cloned();
         let wanted = Settings::load(Some(&file), environment).map_err(|errors| {
             Failure::new(errors.to_string().trim_end())
@@ -251,19 +251,26 @@ fn edits(ctx: &Context, desired: &Desired) -> Result<Vec<(Role, KeyDiff)>> {
         let differs = settings::diff(&runs, &wanted.settings).into_iter();
         found.extend(differs.filter(|d| reads(role, &d.key)).map(|d| (role, d)));
         // A release does not know how many run it; what `up` would do with this environment counts.
-        let sized = ctx.settings(&file)?.settings;
+        let sized = ctx.settings(&ctx.config(None)?)?.settings;
         found.extend(size(pool, &sized).map(|d| (role, d)));
     }
     Ok(found)
 }
 
-/// The configuration that a release is compared with: that of its own folder, else the fleet's.
-fn file_of(ctx: &Context, release: &Release) -> Result<PathBuf> {
-    let own = PathBuf::from(&release.source).join("sweetmcp.toml");
+/// The configuration that a release is compared with: for an app, the file that it was made of, or that of its folder,
+/// or the fleet's if the folder has none; for an edge, the fleet's, which `up` applies.
+fn file_of(ctx: &Context, release: &Release) -> Result<Option<PathBuf>> {
+    let source = PathBuf::from(&release.source);
+    if release.role == Role::Edge {
+        return ctx.config(None).map(Some);
+    }
+    let own = source.join("sweetmcp.toml");
     if own.is_file() {
-        Ok(own)
+        Ok(Some(own))
+    } else if source.is_dir() {
+        ctx.config(None).map(Some)
     } else {
-        ctx.config(None)
+        Ok(source.is_file().then_some(source))
     }
 }
 

@@ -10,7 +10,7 @@ use settings::quantity::format_duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::agent;
+use crate::agent::{self, Lock};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -22,6 +22,8 @@ use crate::up::ensure_agent;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is made sure that somebody drives.
 const AGENT_EVERY: Duration = Duration::from_secs(2);
+/// How long an agent that ended on purpose is waited for.
+const HANDOVER_MAX: Duration = Duration::from_secs(6);
 /// How often a judgement is told where each is a line of its own.
 const JUDGED_EVERY_MS: u64 = 10_000;
 /// Ctrl-C.
@@ -72,6 +74,7 @@ async fn look_on(ctx: &Context, id: &str) -> Result<Summary> {
     let mut told = 0;
     let mut teller = Teller::default();
     let mut cared = Instant::now();
+    let mut away = None;
     loop {
         let (record, over) = find(&registry, id).await?;
         for event in record.events.iter().filter(|event| event.number > told) {
@@ -83,14 +86,38 @@ async fn look_on(ctx: &Context, id: &str) -> Result<Summary> {
         }
         if cared.elapsed() >= AGENT_EVERY {
             cared = Instant::now();
-            if agent::pid(&ctx.state)?.is_none() {
-                ctx.out
-                    .step("the agent has died; starting another, which goes on with the rollout");
-                ensure_agent(ctx).await?;
-            }
+            away = care(ctx, away).await?;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Makes sure that somebody drives. An agent that was killed is followed by another; one that ended on purpose, as
+/// `sweetops down` has it, is not brought back. `away` is since when there is none that ended so.
+async fn care(ctx: &Context, away: Option<Instant>) -> Result<Option<Instant>> {
+    if agent::pid(&ctx.state)?.is_some() {
+        return Ok(None);
+    }
+    if agent::died(&ctx.state)? {
+        // `up`, which may be at work already, does the same.
+        if let Some(_working) = Lock::try_take(&ctx.state.command_lock())? {
+            ctx.out
+                .step("the agent has died; starting another, which goes on with the rollout");
+            ensure_agent(ctx).await?;
+        }
+        return Ok(None);
+    }
+    let since = away.unwrap_or_else(Instant::now);
+    // Another version of the agent may be taking over.
+    if since.elapsed() < HANDOVER_MAX {
+        return Ok(Some(since));
+    }
+    Err(
+        Failure::new("the fleet was taken down; the rollout stands still")
+            .hint("`sweetops up` goes on with it, `sweetops rollback` then ends it")
+            .exit(Exit::of(rollout::Exit::Inconclusive, "stopped"))
+            .into(),
+    )
 }
 
 /// A rollout, under way or over.

@@ -20,6 +20,8 @@ use crate::output::Format;
 
 /// The program that makes the load.
 const WORKER: &str = "sweetmcp-loadtest";
+/// How many kinds of users there are.
+const PERSONAS: usize = 4;
 /// Where the worker looks for its token.
 const TOKEN: &str = "SWEETMCP_TOKEN";
 /// How much longer than the run its token lives.
@@ -65,6 +67,7 @@ pub(crate) struct LoadtestArgs {
 
 /// Starts the worker with the fleet's address and a token, and ends as it does.
 pub(crate) async fn run(ctx: &Context, args: LoadtestArgs) -> Result<Exit> {
+    check(&args)?;
     let settings = ctx.edge_settings().await?;
     let mcp = ctx.endpoints()?.mcp.ok_or_else(|| {
         Failure::new("the fleet has no address yet")
@@ -115,6 +118,37 @@ pub(crate) async fn run(ctx: &Context, args: LoadtestArgs) -> Result<Exit> {
     follow(ctx, worker, args.duration).await
 }
 
+/// Refuses what the worker could only fail at.
+fn check(args: &LoadtestArgs) -> Result<()> {
+    let personas = if args.personas.is_empty() {
+        PERSONAS
+    } else {
+        args.personas.len()
+    };
+    let refuse = |message: String, hint: &str| {
+        Err(Failure::new(message).hint(hint).exit(Exit::USAGE).into())
+    };
+    if args.users < personas {
+        return refuse(
+            format!("{} users cannot be {personas} personas", args.users),
+            "give --users at least as many, or name fewer with --personas",
+        );
+    }
+    if args.rate == Some(0) {
+        return refuse(
+            "a rate of 0 calls nothing".to_owned(),
+            "leave --rate out to call as fast as possible",
+        );
+    }
+    match &args.slo {
+        Some(path) if !path.is_file() => refuse(
+            format!("there is no file of objectives at {}", path.display()),
+            "loadtest/slo.toml is an example",
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// A token that outlives the run.
 fn token(ctx: &Context, settings: &Settings, duration: Duration) -> Result<Token> {
     let request = TokenRequest {
@@ -149,7 +183,11 @@ async fn follow(ctx: &Context, mut worker: Command, duration: Duration) -> Resul
         tokio::select! {
             status = child.wait() => {
                 ctx.out.clear_progress();
-                return Ok(exit_of(status.context("cannot wait for the load")?.code()));
+                let exit = exit_of(status.context("cannot wait for the load")?.code());
+                if exit.code == Exit::ERROR.code {
+                    return Err(Failure::new("the load test could not be run").hint("the lines above say why").into());
+                }
+                return Ok(exit);
             }
             _ = interrupt.recv() => {
                 if interrupted {

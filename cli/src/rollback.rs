@@ -1,5 +1,6 @@
 //! `sweetops rollback`: returns to a release that has served before, without steps.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -89,18 +90,12 @@ async fn end(
 async fn bring_back(ctx: &Context, registry: &Registry, args: &RollbackArgs) -> Result<String> {
     let working = Lock::try_take(&ctx.state.command_lock())?.ok_or_else(crate::down::busy)?;
     let stable = standing(ctx, registry).await?;
-    let known: Vec<String> = registry
-        .releases()
-        .await
-        .context("cannot read the releases")?
-        .into_iter()
-        .map(|release| release.id)
-        .collect();
     let history = registry
         .rollout_history()
         .await
         .context("cannot read the history")?;
-    let target = target(args.release.as_deref(), &stable.id, &known, &history)?;
+    let lineage = Lineage::of(&history);
+    let target = target(args.release.as_deref(), &stable.id, &lineage)?;
     let release = Release::load(&ctx.state, &target)?;
     let mut strategy = Strategy::canary(BasisPoints::FULL);
     strategy.scale_down_delay = KEPT_WARM;
@@ -116,26 +111,71 @@ async fn bring_back(ctx: &Context, registry: &Registry, args: &RollbackArgs) -> 
     Ok(id)
 }
 
-/// The release asked for, else the one that the stable release replaced.
-fn target(
-    asked: Option<&str>,
-    stable: &str,
-    known: &[String],
-    history: &[RolloutRecord],
-) -> Result<String> {
+/// What has served all calls, as the history tells it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lineage {
+    /// Everything that was ever stable; a release that was taken back never was.
+    served: BTreeSet<String>,
+    /// What is stable, below what it was built upon: a deploy goes on top, a rollback takes off.
+    stack: Vec<String>,
+}
+
+impl Lineage {
+    /// Reads the history, which has the newest first.
+    fn of(history: &[RolloutRecord]) -> Self {
+        let mut lineage = Self::default();
+        for record in history.iter().rev() {
+            let text = serde_json::to_vec(&record.state).unwrap_or_default();
+            let Ok(state) = State::from_json(&text) else {
+                continue;
+            };
+            if let Some(stable) = state.plan().stable() {
+                lineage.became_stable(&stable.id, false);
+            }
+            if state.outcome() == Some(Outcome::Succeeded) {
+                let back = record.author == AUTHOR;
+                lineage.became_stable(&state.plan().candidate().id, back);
+            }
+        }
+        lineage
+    }
+
+    fn became_stable(&mut self, release: &str, back: bool) {
+        self.served.insert(release.to_owned());
+        if self.stack.last().is_some_and(|top| top == release) {
+            return;
+        }
+        let below = self.stack.iter().rposition(|known| known == release);
+        match below.filter(|_| back) {
+            Some(position) => self.stack.truncate(position + 1),
+            None => self.stack.push(release.to_owned()),
+        }
+    }
+
+    /// What `stable` was built upon.
+    fn before(&self, stable: &str) -> Option<&str> {
+        match self.stack.as_slice() {
+            [.., before, top] if top == stable => Some(before),
+            _ => None,
+        }
+    }
+}
+
+/// The release asked for, else the one that the stable release was built upon.
+fn target(asked: Option<&str>, stable: &str, lineage: &Lineage) -> Result<String> {
     let refuse = |message: String, hint: &str| {
         Err(Failure::new(message).hint(hint).exit(Exit::REFUSED).into())
     };
     let Some(prefix) = asked else {
-        return match before(stable, history) {
-            Some(before) => Ok(before),
+        return match lineage.before(stable) {
+            Some(before) => Ok(before.to_owned()),
             None => refuse(
                 format!("nothing is known to have served before {}", short(stable)),
                 "name a release; `sweetops rollout history` lists what was deployed",
             ),
         };
     };
-    let mut found = known.iter().filter(|id| id.starts_with(prefix));
+    let mut found = lineage.served.iter().filter(|id| id.starts_with(prefix));
     match (found.next(), found.next()) {
         (Some(only), None) if only == stable => refuse(
             format!("{} is the stable release", short(stable)),
@@ -147,21 +187,10 @@ fn target(
             "write more of it",
         ),
         (None, _) => refuse(
-            format!("no release begins with {prefix:?}"),
-            "`sweetops rollout history` lists what was deployed",
+            format!("no release that has served begins with {prefix:?}"),
+            "`sweetops rollout history` lists what was deployed; `sweetops deploy` brings in what has not served yet",
         ),
     }
-}
-
-/// What the newest rollout that made `stable` stable had replaced.
-fn before(stable: &str, history: &[RolloutRecord]) -> Option<String> {
-    history.iter().find_map(|record| {
-        let text = serde_json::to_vec(&record.state).ok()?;
-        let state = State::from_json(&text).ok()?;
-        let made_it =
-            state.outcome() == Some(Outcome::Succeeded) && state.plan().candidate().id == stable;
-        made_it.then(|| state.plan().stable().map(|release| release.id.clone()))?
-    })
 }
 
 #[cfg(test)]
@@ -169,14 +198,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_target_is_named_or_the_one_before() {
-        let known = ["aa1", "aa2", "bb1"].map(str::to_owned);
-        let ask = |asked: Option<&str>| target(asked, "bb1", &known, &[]);
+    fn the_target_has_served_before() {
+        let mut lineage = Lineage::default();
+        for release in ["aa1", "aa2", "bb1"] {
+            lineage.became_stable(release, false);
+        }
+        let ask = |asked: Option<&str>| target(asked, "bb1", &lineage);
+        assert_eq!(ask(None).unwrap(), "aa2");
         assert_eq!(ask(Some("aa1")).unwrap(), "aa1");
-        for refused in [None, Some("a"), Some("b"), Some("x")] {
-            let told = crate::failure::tell(&ask(refused).unwrap_err());
+        for refused in ["a", "b", "x"] {
+            let told = crate::failure::tell(&ask(Some(refused)).unwrap_err());
             assert_eq!(told.exit, Exit::REFUSED, "{refused:?}");
             assert!(told.hint.is_some(), "{refused:?}");
         }
+        assert!(target(None, "aa1", &Lineage::default()).is_err());
+    }
+
+    #[test]
+    fn going_back_twice_goes_further_back() {
+        let mut lineage = Lineage::default();
+        for release in ["a", "b", "c"] {
+            lineage.became_stable(release, false);
+        }
+        lineage.became_stable("b", true);
+        assert_eq!(lineage.before("b"), Some("a"));
+        lineage.became_stable("a", true);
+        assert_eq!(lineage.before("a"), None);
+        lineage.became_stable("c", false);
+        assert_eq!(lineage.before("c"), Some("a"));
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Health {
     Backoff,
     /// Ended too often.
     Failed,
+    /// Its process is gone, and nobody has noticed.
+    Gone,
 }
 
 impl Health {
@@ -48,6 +50,7 @@ impl Health {
             Self::Draining => "draining",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+            Self::Gone => "gone",
         }
     }
 
@@ -55,7 +58,7 @@ impl Health {
         match self {
             Self::Ready => Tone::Good,
             Self::Starting | Self::Draining => Tone::Warn,
-            Self::Backoff | Self::Failed => Tone::Bad,
+            Self::Backoff | Self::Failed | Self::Gone => Tone::Bad,
         }
     }
 }
@@ -135,10 +138,16 @@ pub(crate) async fn run(ctx: &Context, args: StatusArgs) -> Result<Exit> {
 pub(crate) async fn read(ctx: &Context) -> Result<FleetStatus> {
     let registry = ctx.registry().await?;
     let reading = "cannot read the fleet";
-    let instances = join(
+    let mut instances = join(
         &registry.processes().await.context(reading)?,
         &registry.instances().await.context(reading)?,
     );
+    for instance in &mut instances {
+        // The agent has not written it down: it is gone itself, or its disk is full.
+        if instance.pid.is_some_and(|pid| !agent::exists(pid)) {
+            instance.health = Health::Gone;
+        }
+    }
     let desired = registry
         .desired()
         .await

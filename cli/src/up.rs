@@ -331,6 +331,10 @@ async fn start_agent(ctx: &Context) -> Result<()> {
         Ok(Announcement::Failed { lines, hint }) => {
             // It has said all it had to say, so it is about to end.
             let _ = agent.wait().await;
+            if agent::find(&ctx.state)?.is_some() {
+                // Somebody else was quicker.
+                return Ok(());
+            }
             let failure = Failure::new(lines.join(": "));
             Err(match hint {
                 Some(hint) => failure.hint(hint),

@@ -16,19 +16,13 @@ use clap::{Parser, ValueEnum};
 use goose::GooseAttack;
 use goose::config::GooseConfiguration;
 
-use crate::objectives::{Objectives, Verdict};
+use crate::objectives::Objectives;
 use crate::personas::{Persona, Tool};
 use crate::summary::Summary;
 use crate::usage::Measured;
 
-/// Objectives met.
-const MET: u8 = 0;
 /// The run could not be made.
 const ERROR: u8 = 1;
-/// An objective was missed.
-const MISSED: u8 = 3;
-/// Too little was measured to tell.
-const INCONCLUSIVE: u8 = 5;
 
 /// Load test of a SweetMCP fleet.
 ///
@@ -118,11 +112,7 @@ async fn run(args: Args) -> Result<u8> {
     let used = before.until_now(&args.measure);
     let summary = Summary::new(&metrics, used, &objectives);
     print(&summary, args.output)?;
-    Ok(match summary.verdict {
-        Verdict::Met => MET,
-        Verdict::Missed => MISSED,
-        Verdict::Inconclusive => INCONCLUSIVE,
-    })
+    Ok(summary.verdict.code())
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]

@@ -29,6 +29,17 @@ pub enum Verdict {
     Missed,
 }
 
+impl Verdict {
+    /// The process's exit status.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Met => 0,
+            Self::Missed => 3,
+            Self::Inconclusive => 5,
+        }
+    }
+}
+
 /// A file of objectives.
 #[derive(Debug, Clone)]
 pub struct Objectives(Vec<Objective>);

@@ -159,7 +159,7 @@ impl Caller {
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned);
         let text = response.text().await.unwrap_or_default();
-        let json: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let json: Value = serde_json::from_str(response_in(&text)).unwrap_or(Value::Null);
         if status.is_success() && (post.good)(&json) {
             return Ok(Some(Good { session }));
         }
@@ -169,6 +169,12 @@ impl Caller {
         let _ = user.set_failure(&tag, &mut answer.request, None, None);
         Ok(None)
     }
+}
+
+/// The response in an answer, which is JSON or, where the work took a while, the last event of a stream.
+fn response_in(text: &str) -> &str {
+    let mut data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.next_back().unwrap_or(text)
 }
 
 fn is_result(answer: &Value) -> bool {

@@ -29,6 +29,14 @@ pub struct Summary {
     objectives: Vec<Judged>,
     /// The errors, most frequent first.
     errors: Vec<Error>,
+    /// How the process ends.
+    exit: Exit,
+}
+
+#[derive(Debug, Serialize)]
+struct Exit {
+    code: u8,
+    reason: Verdict,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -74,6 +82,10 @@ impl Summary {
             .unwrap_or(Verdict::Inconclusive);
         let count = all.count.max(1) as f64;
         Summary {
+            exit: Exit {
+                code: verdict.code(),
+                reason: verdict,
+            },
             verdict,
             duration_s: metrics.duration as u64,
             requests: metrics

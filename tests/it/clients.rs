@@ -25,7 +25,7 @@ async fn run(program: &Path, args: &[&str]) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("no JSON")
 }
 
-async fn in_python(script: &str, args: &[&str]) -> Result<Value> {
+pub(crate) async fn in_python(script: &str, args: &[&str]) -> Result<Value> {
     let script = workspace()
         .join("tests/clients")
         .join(script)
@@ -35,7 +35,7 @@ async fn in_python(script: &str, args: &[&str]) -> Result<Value> {
 }
 
 /// Node finds packages beside the script, so the script is put beside them.
-async fn in_node(script: &str, args: &[&str]) -> Result<Value> {
+pub(crate) async fn in_node(script: &str, args: &[&str]) -> Result<Value> {
     let folder = test_tools().join("clients");
     std::fs::create_dir_all(&folder)?;
     let there = folder.join(script);

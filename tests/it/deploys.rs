@@ -318,7 +318,19 @@ async fn a_release_that_cannot_run_never_gets_a_call() -> Result<()> {
         Some(2)
     );
 
+    // A release that never served is nothing to return to.
+    let failed = case.fleet.sweetops(&["rollback", "-o", "json"]).await?;
+    assert_eq!(failed.code, 6, "{failed:?}");
+
     // What is wrong on its face is refused before anything is begun.
+    let strategy = case
+        .fleet
+        .folder()
+        .join("strategy.toml")
+        .display()
+        .to_string();
+    let no_program = case.deploy(&["--release", &strategy]).await?;
+    assert_eq!(no_program.code, 2, "{no_program:?}");
     let wrong = case.file("wrong.toml", "[app]\nlisten = 7\n")?;
     let refused = case.deploy(&["--config", &wrong]).await?;
     assert_eq!(refused.code, 2, "{refused:?}");
@@ -364,6 +376,38 @@ async fn killed_in_the_middle_it_falls_back_and_goes_on_when_somebody_looks_afte
     assert_eq!(apps(&case.fleet).await?, (new, 3));
     let report = load.end().await?;
     assert_eq!(report["total"]["failed"], 0, "{report:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fleet_that_is_taken_down_in_the_middle_stays_down_and_then_goes_on() -> Result<()> {
+    let case = Case::up().await?;
+    let load = case.load()?;
+    let good = case.good()?;
+    let mut command = case.fleet.command(&case.args(&["--config", &good]))?;
+    let deploy = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    exposed(&case.fleet).await?;
+    case.fleet.sweetops(&["down"]).await?.ok()?;
+    load.end().await?;
+    // The command that looked on brings nothing back.
+    let left = deploy.wait_with_output().await?;
+    assert_eq!(left.status.code(), Some(5), "{left:?}");
+    let status = case.fleet.sweetops(&["status", "-o", "json"]).await?.ok()?;
+    assert_eq!(status.json()?["instances"], serde_json::json!([]));
+
+    let mut case = case;
+    case.fleet.start().await?;
+    let load = case.load()?;
+    let ran = case.deploy(&["--config", &good]).await?;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report = load.end().await?;
+    assert_eq!(report["total"]["failed"], 0, "{report:#}");
+    // What was deployed is what should run, wherever its configuration lies.
+    let drift = case.fleet.sweetops(&["drift"]).await?;
+    assert_eq!(drift.code, 0, "{drift:?}");
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod adoption;
 mod clients;
 mod configuration;
 mod deploys;
+mod eras;
 mod front_doors;
 mod hostile;
 mod loadtest;

@@ -129,3 +129,17 @@ async fn a_wrong_configuration_is_refused_and_not_remembered() -> Result<()> {
     fleet.sweetops(&["up"]).await?.ok()?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_fleet_whose_folder_is_taken_away_ends() -> Result<()> {
+    let fleet = Fleet::up("").await?;
+    let pids: Vec<u32> = fleet.status.instances.iter().map(|i| i.pid).collect();
+    std::fs::remove_dir_all(fleet.state())?;
+    eventually(Duration::from_secs(60), async || {
+        let alive = |pid: &&u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+        let left: Vec<&u32> = pids.iter().filter(alive).collect();
+        ensure!(left.is_empty(), "{left:?} live on");
+        Ok(())
+    })
+    .await
+}

@@ -25,7 +25,10 @@ pub(crate) fn meta_plugin() -> String {
 }
 
 /// All lines of JSON that the fleet's logs have, by what kind of instance wrote them.
-fn logged(fleet: &Fleet, request_id: &str) -> Result<BTreeMap<&'static str, Vec<Value>>> {
+pub(crate) fn logged(
+    fleet: &Fleet,
+    request_id: &str,
+) -> Result<BTreeMap<&'static str, Vec<Value>>> {
     let mut found: BTreeMap<&'static str, Vec<Value>> = BTreeMap::new();
     for entry in std::fs::read_dir(fleet.state().join("logs"))? {
         let path = entry?.path();

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -35,7 +35,7 @@ impl Lock {
             if fs::metadata(path).is_ok_and(|found| found.ino() == ours) {
                 return Ok(Some(Self {
                     path: path.to_owned(),
-                    _file: file,
+                    file,
                 }));
             }
         }
@@ -44,8 +44,14 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While the lock is still held; a file left behind does no harm.
-        let _ = fs::remove_file(&self.path);
+        let ours = self.file.metadata().map(|meta| meta.ino());
+        let found = fs::metadata(&self.path).map(|meta| meta.ino());
+        // While the lock is still held; a file left behind does no harm. Another file of that name is another's lock.
+        if let (Ok(ours), Ok(found)) = (ours, found)
+            && ours == found
+        {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -72,6 +78,12 @@ mod tests {
         assert!(Lock::try_take(&path).unwrap().is_none());
         drop(held);
         assert!(!path.exists());
+        let held = Lock::try_take(&path).unwrap().unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = Lock::try_take(&path).unwrap().unwrap();
+        drop(held);
+        assert!(path.exists(), "it is the other's by now");
+        drop(other);
         assert!(Lock::try_take(&path).unwrap().is_some());
     }
 }

@@ -129,13 +129,31 @@ impl Agent {
     }
 
     /// Supervises until an order ends it.
-    pub(crate) async fn run(self, orders: mpsc::Receiver<Order>) -> Result<Exit> {
+    pub(crate) async fn run(self, mut orders: mpsc::Receiver<Order>) -> Result<Exit> {
         tracing::info!(pid = std::process::id(), "the agent supervises");
         let wishes = wishes::follow(self.store.clone(), self.first_wishes);
         let fleet = registry::watch_fleet(self.store.clone());
+        let (pass_on, inbox) = mpsc::channel(1);
+        let supervision = self.supervisor.run(wishes, fleet, inbox);
+        tokio::pin!(supervision);
         let ending = tokio::select! {
-            ending = self.supervisor.run(wishes, fleet, orders) => ending?,
+            ending = &mut supervision => ending?,
             never = driver::drive(self.state.clone(), self.store) => match never {},
+            // From here on nobody drives: a fleet that is being stopped tells nothing about a candidate.
+            order = orders.recv() => {
+                pass_on.send(order.unwrap_or(Order::Stop)).await.context("supervision has ended")?;
+                let relay = async {
+                    while let Some(order) = orders.recv().await {
+                        // Supervision takes one order after the other until it has ended.
+                        let _ = pass_on.send(order).await;
+                    }
+                    std::future::pending::<std::convert::Infallible>().await
+                };
+                tokio::select! {
+                    ending = &mut supervision => ending?,
+                    never = relay => match never {},
+                }
+            }
         };
         match ending {
             Ending::Stopped => {
@@ -146,6 +164,7 @@ impl Agent {
                 records::remove_agent(&self.state)?;
                 tracing::info!("stepped aside; the fleet goes on");
             }
+            Ending::Disowned => tracing::info!("everything has stopped"),
         }
         drop(self.lock);
         Ok(Exit::DONE)
@@ -170,6 +189,16 @@ pub(crate) fn pid(state: &StateDir) -> Result<Option<u32>> {
     Ok(load_agent(state)?
         .filter(|r| process::lives(&r.identity))
         .map(|r| r.identity.pid))
+}
+
+/// Whether there is a process of this id on this machine.
+pub(crate) fn exists(pid: u32) -> bool {
+    pid != 0 && std::path::Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// Whether the last agent of this folder ended without a word: killed, or with its machine.
+pub(crate) fn died(state: &StateDir) -> Result<bool> {
+    Ok(load_agent(state)?.is_some_and(|r| !process::lives(&r.identity)))
 }
 
 /// Recorded processes that still live.

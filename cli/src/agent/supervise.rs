@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,8 @@ pub(crate) enum Ending {
     Stopped,
     /// Another agent takes over; the processes go on.
     SteppedAside,
+    /// The state folder was taken away; every process has been stopped, and nothing of the folder is ours.
+    Disowned,
 }
 
 /// What an agent may be told while it runs.
@@ -91,6 +95,10 @@ pub(crate) struct Supervisor {
     /// A running edge has sockets that could not be copied.
     sockets_elsewhere: bool,
     wishes: Wishes,
+    /// The lock file that this agent works under; its folder may be taken away while it runs.
+    lock_inode: Option<u64>,
+    /// The folder is gone or another's: nothing in it is ours to write any more.
+    disowned: bool,
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
     origin: Instant,
 }
@@ -112,6 +120,8 @@ impl Supervisor {
             sockets: Sockets::new(state)?,
             sockets_elsewhere: false,
             wishes,
+            lock_inode: inode(&state.agent_lock()),
+            disowned: false,
             // Bounded by the number of processes: each sends once.
             ended: mpsc::unbounded_channel(),
             origin: Instant::now(),
@@ -274,11 +284,22 @@ impl Supervisor {
                 },
                 Ok(()) = wishes.changed() => {}
                 Ok(()) = fleet.changed() => {}
-                _ = log_tick.tick() => self.tidy_logs(),
+                _ = log_tick.tick() => {
+                    if self.lock_inode.is_some() && inode(&self.state.agent_lock()) != self.lock_inode {
+                        tracing::error!("the state folder was taken away; stopping what runs from it");
+                        self.disowned = true;
+                        stopping = true;
+                    } else {
+                        self.tidy_logs();
+                    }
+                }
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
         publisher.abort();
+        if self.disowned {
+            return Ok(Ending::Disowned);
+        }
         self.farewell().await
     }
 
@@ -599,6 +620,9 @@ impl Supervisor {
     }
 
     fn drop_record(&self, name: &str) {
+        if self.disowned {
+            return;
+        }
         if let Err(error) = records::remove(&self.state, name) {
             tracing::warn!(
                 process = name,
@@ -611,7 +635,7 @@ impl Supervisor {
     fn forget(&mut self, name: &str) {
         self.drop_record(name);
         let gone = self.members.remove(name);
-        if gone.is_none_or(|s| s.member.role != Role::Edge) {
+        if self.disowned || gone.is_none_or(|s| s.member.role != Role::Edge) {
             return;
         }
         let wanted = self
@@ -699,6 +723,10 @@ fn describe(supervised: &mut Supervised, now_unix_ms: u64) -> Process {
         refused: supervised.refused,
         since_unix_ms: supervised.told.1,
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|meta| meta.ino())
 }
 
 /// Turns signals into orders: SIGTERM and SIGINT stop the fleet, SIGHUP leaves it to another agent.

@@ -166,7 +166,7 @@ fn edits(facts: &Facts) -> impl Iterator<Item = Finding> {
         let advice = match role {
             _ if edit.key.starts_with("fleet.") => "`sweetops up` applies the file",
             Role::Edge => "`sweetops up` applies the file",
-            Role::App => "`sweetops down`, then `sweetops up`, applies the file",
+            Role::App => "`sweetops deploy` brings the file in by steps",
         };
         Finding {
             instance: format!("{role} pool"),

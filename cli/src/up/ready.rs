@@ -80,7 +80,13 @@ async fn look(ctx: &Context, goal: &Goal) -> Result<Seen> {
         .processes()
         .await
         .context("cannot read the processes")?;
-    let verdict = judge(&goal.desired, &instances, &processes);
+    // A rollout may change what should run while this waits.
+    let desired = registry
+        .desired()
+        .await
+        .context("cannot read what should run")?;
+    let desired = desired.map_or_else(|| goal.desired.clone(), |found| found.value);
+    let verdict = judge(&desired, &instances, &processes);
     if !matches!(verdict, Seen::Ready(_)) {
         return Ok(verdict);
     }

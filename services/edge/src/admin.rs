@@ -66,7 +66,7 @@ pub fn probe(edge: &Edge, path: &str) -> Option<Response> {
             "{\"status\":\"unavailable\"}",
         )
     };
-    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()).into());
     *response.status_mut() = status;
     set_header(&mut response, "content-type", "application/json");
     Some(response)
@@ -74,7 +74,7 @@ pub fn probe(edge: &Edge, path: &str) -> Option<Response> {
 
 fn metrics(edge: &Edge) -> Response {
     edge.metrics.observe(edge);
-    let mut response = Response::new(Bytes::from(edge.metrics.registry().encode()));
+    let mut response = Response::new(Bytes::from(edge.metrics.registry().encode()).into());
     set_header(
         &mut response,
         "content-type",
@@ -85,7 +85,7 @@ fn metrics(edge: &Edge) -> Response {
 
 fn json(value: &impl Serialize) -> Result<Response, Failure> {
     let body = serde_json::to_vec(value).map_err(|_| Failure::new(Cause::Internal))?;
-    let mut response = Response::new(Bytes::from(body));
+    let mut response = Response::new(body.into());
     set_header(&mut response, "content-type", "application/json");
     Ok(response)
 }

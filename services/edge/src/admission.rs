@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mcp::{Cause, Failure};
+use mcp::{Cause, Failure, Method};
 use policy::admission::Gate;
 use policy::limit::{self, Limiter, RulesError, Verdict};
 
@@ -13,11 +13,16 @@ use crate::identity::Caller;
 /// When to come back after a refusal for want of room.
 const COME_BACK: Duration = Duration::from_secs(1);
 
+/// Clients that listen for changes at once.
+const LISTENERS_MAX: usize = 16_384;
+
 /// The limits that all calls pass.
 #[derive(Debug)]
 pub struct Admission {
     limiter: Limiter,
     gate: Gate,
+    /// Whoever only listens takes no place of a call.
+    listeners: Gate,
 }
 
 /// The right to be under way; held by the call until it has its answer.
@@ -36,6 +41,7 @@ impl Admission {
         Ok(Admission {
             limiter: Limiter::new(rules, now)?,
             gate: Gate::new(settings.http.in_flight_max),
+            listeners: Gate::new(LISTENERS_MAX),
         })
     }
 
@@ -50,7 +56,7 @@ impl Admission {
 ///
 /// # Errors
 /// [`Cause::RateLimited`] with the time after which the same call would pass; [`Cause::Overloaded`].
-pub fn admit(edge: &Edge, caller: &Arc<Caller>) -> Result<Permit, Failure> {
+pub fn admit(edge: &Edge, caller: &Arc<Caller>, method: &Method) -> Result<Permit, Failure> {
     let verdict = edge
         .admission
         .limiter
@@ -63,9 +69,11 @@ pub fn admit(edge: &Edge, caller: &Arc<Caller>) -> Result<Permit, Failure> {
             None => failure,
         });
     }
-    let place = edge
-        .admission
-        .gate
+    let gate = match method {
+        Method::SubscriptionsListen => &edge.admission.listeners,
+        _ => &edge.admission.gate,
+    };
+    let place = gate
         .enter()
         .map_err(|_| Failure::new(Cause::Overloaded).retry_after(COME_BACK))?;
     Ok(Permit { _place: place })

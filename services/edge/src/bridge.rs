@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mcp::{Call, Cause, Failure, Outcome, Repeat, Reply};
+use mcp::{Call, Cause, Failure, Method, Outcome, Repeat, Reply};
 use policy::balance::BackendId;
 use policy::retry::{self, Budget, BudgetRules, Happened, Next};
 use rand::RngExt;
@@ -18,10 +18,12 @@ use telemetry::trace::{Attempt, tracer};
 use crate::context::Context;
 use crate::counters::Ended;
 use crate::edge::Edge;
+use crate::fleet::{Backend, Held};
 use crate::identity::Caller;
 use crate::record::Record;
 use crate::route::{self, Route};
-use crate::transport::{self, Broken, Transport};
+use crate::stream::{ClientGone, Part, Told};
+use crate::transport::{self, Answer, Broken, Events, Transport};
 
 /// The client to all apps, and what retries may cost.
 #[derive(Debug)]
@@ -50,37 +52,36 @@ impl Bridge {
     }
 }
 
-/// What one attempt came to.
-struct Attempted {
-    result: Result<Reply, Broken>,
-    release: Arc<str>,
-}
-
-/// Sends a call until it is answered.
+/// Sends a call until it is answered; what the app tells meanwhile goes to `told`. Once something was told,
+/// that attempt is the last: nobody can take it back.
 ///
 /// # Errors
-/// [`Cause::NoBackend`], [`Cause::UpstreamBroken`], [`Cause::UpstreamInvalid`] or [`Cause::Timeout`].
+/// [`Cause::NoBackend`], [`Cause::UpstreamBroken`], [`Cause::UpstreamInvalid`] or [`Cause::Timeout`];
+/// [`Cause::InvalidParams`] when the one instance that can go on with the call is gone.
 pub async fn send(
     edge: &Edge,
     context: &Context,
     caller: &Caller,
     route: Route,
     record: &mut Record<'_>,
+    told: &mut Told,
 ) -> Result<Reply, Failure> {
     edge.bridge.budget.deposit();
     let mut tried: Vec<BackendId> = Vec::new();
     let mut release = Arc::clone(&route.release);
     let mut before = Err(Broken::NotSent);
     loop {
-        let Some(attempted) =
-            attempt(edge, context, caller, &route, &release, record, &mut tried).await
-        else {
+        let Some(place) = take(&route, &release, &tried) else {
             // Nobody left to ask: what the last attempt came to stands.
-            return finish(before);
+            return finish(&route, before);
         };
-        let on_candidate = route.view.stable() != Some(&*attempted.release);
-        let Some(happened) = again(&attempted.result, on_candidate, route.repeat) else {
-            return finish(attempted.result);
+        tried.extend(place.held.as_ref().map(Held::id));
+        let on_candidate =
+            route.instance.is_none() && route.view.stable() != Some(&*place.backend.release);
+        let (number, result) = attempt(edge, context, caller, &route, place, record, told).await;
+        let again = again(&result, on_candidate, route.repeat).filter(|_| !told.has_begun());
+        let Some(happened) = again else {
+            return finish(&route, result);
         };
         let now = Instant::now();
         let facts = retry::Facts {
@@ -89,7 +90,7 @@ pub async fn send(
                 Repeat::Safe => retry::Repeat::Safe,
                 Repeat::Unsafe => retry::Repeat::Unsafe,
             },
-            attempts: u32::try_from(tried.len()).unwrap_or(u32::MAX),
+            attempts: number,
             deadline_left: context.deadline.left(now),
             random: rand::rng().random(),
             now,
@@ -97,11 +98,11 @@ pub async fn send(
         match retry::next(&edge.bridge.rules, &edge.bridge.budget, &facts) {
             Next::GiveUp(reason) => {
                 tracing::debug!(?reason, attempts = facts.attempts, "no further attempt");
-                return finish(attempted.result);
+                return finish(&route, result);
             }
             Next::Retry { after } => tokio::time::sleep(after).await,
         }
-        before = attempted.result;
+        before = result;
         if let Some(stable) = route.view.split().map(policy::split::Split::stable) {
             release = Arc::clone(stable);
         }
@@ -117,30 +118,53 @@ pub async fn send_own(edge: &Edge, context: &Context, call: Call) -> Result<Repl
     let mut context = context.clone();
     context.pinned = edge.fleet.view().stable().map(str::to_owned);
     let mut record = Record::begin(edge, &context, &caller, &call);
+    let mut told = Told::nobody();
     let answer = async {
         let route = route::choose(edge, &context, call, None)?;
-        send(edge, &context, &caller, route, &mut record).await
+        send(edge, &context, &caller, route, &mut record, &mut told).await
     }
     .await;
-    record.end(&answer);
+    record.end(&answer, &told);
     answer
 }
 
-/// Makes one attempt; `None` when there is no instance to try.
+/// An instance to try. One that a call is bound to is not held: it was not chosen, so it says nothing of how
+/// well it was chosen.
+struct Place {
+    backend: Arc<Backend>,
+    held: Option<Held>,
+}
+
+/// Takes an instance for the next attempt; `None` when there is none.
+fn take(route: &Route, release: &str, tried: &[BackendId]) -> Option<Place> {
+    if let Some(backend) = &route.instance {
+        return Some(Place {
+            backend: Arc::clone(backend),
+            held: None,
+        });
+    }
+    let held = route
+        .view
+        .pick(release, &route.call, tried, Instant::now())?;
+    Some(Place {
+        backend: Arc::clone(held.backend()),
+        held: Some(held),
+    })
+}
+
+/// Makes one attempt; its number, and what it came to.
 async fn attempt(
     edge: &Edge,
     context: &Context,
     caller: &Caller,
     route: &Route,
-    release: &Arc<str>,
+    place: Place,
     record: &mut Record<'_>,
-    tried: &mut Vec<BackendId>,
-) -> Option<Attempted> {
+    told: &mut Told,
+) -> (u32, Result<Reply, Broken>) {
     let began = Instant::now();
-    let pick = route.view.pick(release, &route.call, tried, began)?;
-    let backend = Arc::clone(pick.backend());
+    let Place { backend, held } = place;
     let number = record.attempt(&backend.name, &backend.release);
-    tried.push(pick.id());
     let trace = record.trace.child();
     let mut span = tracer().attempt_span(
         &trace,
@@ -152,31 +176,85 @@ async fn attempt(
         },
     );
     span.set_request_id(context.request_id.as_str());
+    let uri = backend.uri.clone();
+    let settle = move |result: &Result<u16, Broken>, ended: Ended, outcome: &'static str| {
+        let now = Instant::now();
+        if let Some(held) = held {
+            held.finish(result.is_ok_and(|status| status < 500), now);
+        }
+        match result {
+            Ok(status) => span.set_status(*status),
+            Err(_) => span.fail(outcome, ""),
+        }
+        edge.counters
+            .attempt(&backend.release, ended, now - began, context.sticky, now);
+        edge.metrics.attempt(&backend.release, outcome);
+    };
     let left = attempts_left(route.repeat, edge.bridge.rules.attempts_max, number);
-    let result = match context.deadline.attempt(left, began) {
-        None => Err(Broken::TimedOut),
-        Some(limit) => {
-            let head = transport::head(&route.call, context, caller, &trace, began);
-            edge.bridge
-                .transport
-                .attempt(&backend.uri, &route.call, head, limit)
-                .await
+    let Some(limit) = context.deadline.attempt(left, began) else {
+        settle(&Err(Broken::TimedOut), Ended::Failed, "timed_out");
+        return (number, Err(Broken::TimedOut));
+    };
+    let head = transport::head(&route.call, context, caller, &trace, began);
+    let transport = &edge.bridge.transport;
+    let result = match transport.attempt(&uri, &route.call, head, limit).await {
+        Err(broken) => Err(broken),
+        Ok(Answer::Whole(reply)) => Ok(reply),
+        Ok(Answer::Events(events)) if route.call.method == Method::SubscriptionsListen => {
+            // How long a client listens says nothing of the instance; that it can does.
+            record.opened();
+            settle(&Ok(200), Ended::Well, "ok");
+            return (number, follow(events, told, None).await);
+        }
+        Ok(Answer::Events(events)) => {
+            let time = Time {
+                first: began + limit,
+                all: context.deadline.at(),
+            };
+            follow(events, told, Some(time)).await
         }
     };
-    let now = Instant::now();
-    pick.finish(healthy(&result), now);
     let (ended, outcome) = name(&result);
-    match &result {
-        Ok(reply) => span.set_status(reply.status),
-        Err(_) => span.fail(outcome, ""),
+    let status = result.as_ref().map(|reply| reply.status).map_err(|b| *b);
+    settle(&status, ended, outcome);
+    (number, result)
+}
+
+/// How long a stream may take.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    /// Until the client has been told something, as another attempt may still answer.
+    first: Instant,
+    /// From then on.
+    all: Instant,
+}
+
+/// Reads a stream to its response; without `time` it may take as long as it likes.
+async fn follow(mut events: Events, told: &mut Told, time: Option<Time>) -> Result<Reply, Broken> {
+    loop {
+        let until = time.map(|time| match told.has_begun() {
+            false => time.first,
+            true => time.all,
+        });
+        let step = async {
+            match events.next().await? {
+                Part::Reply(reply) => Ok(Some(reply)),
+                Part::Told(message) => match told.tell(message).await {
+                    Ok(()) => Ok(None),
+                    Err(ClientGone) => Err(Broken::Lost),
+                },
+            }
+        };
+        let stepped = match until {
+            None => step.await,
+            Some(until) => tokio::time::timeout_at(until.into(), step)
+                .await
+                .unwrap_or(Err(Broken::TimedOut)),
+        };
+        if let Some(reply) = stepped? {
+            return Ok(reply);
+        }
     }
-    edge.counters
-        .attempt(&backend.release, ended, now - began, context.sticky, now);
-    edge.metrics.attempt(&backend.release, outcome);
-    Some(Attempted {
-        result,
-        release: Arc::clone(&backend.release),
-    })
 }
 
 /// How many attempts the time left is for, this one included. A call that must not be repeated has one, and
@@ -186,11 +264,6 @@ fn attempts_left(repeat: Repeat, attempts_max: u32, number: u32) -> u32 {
         Repeat::Unsafe => 1,
         Repeat::Safe => (attempts_max + 1).saturating_sub(number).max(1),
     }
-}
-
-/// What the attempt says of the instance: an answer is an answer, unless it is the server's own failure.
-fn healthy(result: &Result<Reply, Broken>) -> bool {
-    result.as_ref().is_ok_and(|reply| reply.status < 500)
 }
 
 /// How the attempt counts, and its name for a metric.
@@ -226,8 +299,9 @@ fn again(result: &Result<Reply, Broken>, on_candidate: bool, repeat: Repeat) -> 
 }
 
 /// The answer as it stands when there is no further attempt.
-fn finish(result: Result<Reply, Broken>) -> Result<Reply, Failure> {
+fn finish(route: &Route, result: Result<Reply, Broken>) -> Result<Reply, Failure> {
     result.map_err(|broken| match broken {
+        Broken::NotSent if route.instance.is_some() => route::gone(&route.call),
         Broken::NotSent => Failure::new(Cause::NoBackend).retry_after(Duration::from_secs(1)),
         Broken::Lost => Failure::new(Cause::UpstreamBroken),
         Broken::TimedOut => Failure::new(Cause::Timeout),
@@ -283,13 +357,5 @@ mod tests {
                 "{repeat:?} {number}"
             );
         }
-    }
-
-    #[test]
-    fn a_servers_own_failure_counts_against_it_and_a_clients_does_not() {
-        assert!(healthy(&reply(404, Outcome::Error)));
-        assert!(healthy(&reply(200, Outcome::ToolError)));
-        assert!(!healthy(&reply(503, Outcome::Error)));
-        assert!(!healthy(&Err(Broken::Lost)));
     }
 }

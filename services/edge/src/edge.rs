@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::exchange::Room;
 use crate::fleet::FleetView;
 use crate::identity::{Identity, Rules};
+use crate::ingress::Sessions;
 use crate::life::Life;
 use crate::metrics::EdgeMetrics;
 
@@ -51,6 +52,8 @@ pub struct Edge {
     pub identity: Arc<Identity>,
     /// Sessions of the older era.
     pub sessions: KeyRing,
+    /// Who speaks with clients of the older era; set as soon as the store is open.
+    pub legacy: OnceLock<Sessions>,
     /// May they now.
     pub admission: Admission,
     /// Where to.
@@ -96,6 +99,7 @@ impl Edge {
         Ok(Edge {
             identity: Arc::new(identity),
             sessions: read_session_keys(&settings)?,
+            legacy: OnceLock::new(),
             admission: Admission::new(&settings, now).context("edge.rate")?,
             fleet: FleetView::new(&settings),
             turns: Turns::new(rand::random()),

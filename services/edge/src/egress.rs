@@ -110,7 +110,10 @@ mod tests {
             "r1",
         );
         assert_eq!(response.status(), 401);
-        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let crate::exchange::Body::Whole(body) = response.body() else {
+            panic!("a failure is told at once");
+        };
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap();
         assert_eq!(body["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
         assert_eq!(body["errors"][0]["extensions"]["requestId"], "r1");
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use mcp::{Cause, Failure};
@@ -17,8 +18,28 @@ use telemetry::RequestId;
 use telemetry::trace::{ServerRequest, Span, TraceContext, tracer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// An answer, complete.
-pub type Response = http::Response<Bytes>;
+/// An answer.
+pub type Response = http::Response<Body>;
+
+/// What an answer holds.
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Pieces as they come, each written at once.
+    Pieces(BoxStream<'static, Bytes>),
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::Whole(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::Whole(bytes.into())
+    }
+}
 
 /// One HTTP request and the connection it came on.
 pub struct Exchange<'a> {

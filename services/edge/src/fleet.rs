@@ -144,6 +144,13 @@ impl View {
         picked.map(|picked| Held(picked, now))
     }
 
+    /// The app of a name, draining or not: what it began nobody else can end.
+    pub fn instance(&self, name: &str) -> Option<Arc<Backend>> {
+        let app = self.fleet.live(Role::App).find(|app| app.name == name)?;
+        let release: Arc<str> = app.release.as_str().into();
+        member(app, &release).map(|member| member.target)
+    }
+
     /// Every instance, for operators.
     pub fn backend_status(&self) -> Vec<BackendStatus> {
         let now = Instant::now();

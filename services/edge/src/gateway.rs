@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use mcp::{Call, Failure, Reply};
+use mcp::members::Members;
+use mcp::{Call, Cause, Failure, Method, Reply};
 
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::exchange::{Exchange, Response};
 use crate::identity::Caller;
 use crate::ingress::{self, Door};
+use crate::stream::Told;
 use crate::{admission, bridge, egress, record, route};
 
 /// Serves one HTTP request. `None` when its client went away and there is nobody to answer.
@@ -38,26 +40,91 @@ pub async fn serve(edge: &Arc<Edge>, exchange: &mut Exchange<'_>) -> Option<Resp
     Some(response)
 }
 
-/// Runs one call, whatever protocol it came in by.
+/// Runs one call of a front door that can be told nothing but the result.
 ///
 /// # Errors
-/// The failure as the client may see it. A tool's own error is no failure here but a [`Reply`].
+/// As [`run_telling`]; [`Cause::MethodNotFound`] for a method whose answer is a stream, and
+/// [`Cause::UpstreamInvalid`] for a result that asks a client which declared that it cannot be asked.
 pub async fn run(
     edge: &Arc<Edge>,
     context: &Context,
     caller: &Arc<Caller>,
     call: Call,
 ) -> Result<Reply, Failure> {
+    if call.method == Method::SubscriptionsListen {
+        let failure = Failure::new(Cause::MethodNotFound);
+        record::undecoded(edge, context, &failure);
+        return Err(failure);
+    }
+    let reply = run_telling(edge, context, caller, call, &mut Told::nobody()).await?;
+    if asks(&reply) {
+        let text = "the server asks what this client cannot be asked";
+        return Err(Failure::say(Cause::UpstreamInvalid, text));
+    }
+    Ok(reply)
+}
+
+/// Whether a result is no result yet, but questions to the client.
+fn asks(reply: &Reply) -> bool {
+    let Ok(Ok(result)) = reply.result() else {
+        return false;
+    };
+    // Most results are told apart without being read.
+    result.get().contains("input_required")
+        && Members::parse(result)
+            .is_ok_and(|members| members.get_str("resultType").as_deref() == Some("input_required"))
+}
+
+/// Runs one call, whatever protocol it came in by. What the app tells meanwhile goes to `told`; it ends when
+/// the response is there.
+///
+/// # Errors
+/// The failure as the client may see it. A tool's own error is no failure here but a [`Reply`].
+pub async fn run_telling(
+    edge: &Arc<Edge>,
+    context: &Context,
+    caller: &Arc<Caller>,
+    call: Call,
+    told: &mut Told,
+) -> Result<Reply, Failure> {
     let mut record = record::Record::begin(edge, context, caller, &call);
     let answer = async {
         // May this caller do this now? Frees its place when dropped.
-        let permit = admission::admit(edge, caller)?;
+        let permit = admission::admit(edge, caller, &call.method)?;
         // Which release serves the call, and which of its instances may be tried.
         let route = route::choose(edge, context, call, Some(permit))?;
         // The attempts.
-        bridge::send(edge, context, caller, route, &mut record).await
+        bridge::send(edge, context, caller, route, &mut record, told).await
     }
     .await;
-    record.end(&answer);
+    record.end(&answer, told);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_told_from_results() {
+        for (result, asks_something) in [
+            (
+                r#"{"resultType":"input_required","requestState":"s"}"#,
+                true,
+            ),
+            (r#"{"resultType":"complete","content":[]}"#, false),
+            (
+                r#"{"content":[{"type":"text","text":"input_required"}]}"#,
+                false,
+            ),
+        ] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+            let reply = Reply {
+                status: 200,
+                outcome: mcp::Outcome::Ok,
+                body: body.into(),
+            };
+            assert_eq!(asks(&reply), asks_something, "{result}");
+        }
+    }
 }

@@ -192,6 +192,14 @@ impl Identity {
         caller.expires_unix_s + self.rules.leeway.as_secs() > unix_seconds()
     }
 
+    /// How long what a caller does may go on: until its token ends.
+    pub fn left(&self, caller: &Caller) -> Duration {
+        let until = caller
+            .expires_unix_s
+            .saturating_add(self.rules.leeway.as_secs());
+        Duration::from_secs(until.saturating_sub(unix_seconds()))
+    }
+
     fn recall(&self, digest: &[u8; 32], now: u64) -> Option<Arc<Caller>> {
         let remembered = self
             .remembered

@@ -16,6 +16,7 @@ struct State {
     draining: AtomicBool,
     in_flight: AtomicUsize,
     idle: Notify,
+    drains: Notify,
 }
 
 /// One request under way; ends when dropped.
@@ -31,6 +32,7 @@ impl Life {
     /// Begins the end: not ready any more, every answer closes its connection.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
+        self.0.drains.notify_waiters();
     }
 
     /// Whether traffic should come here.
@@ -43,6 +45,16 @@ impl Life {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until the edge is on its way out.
+    pub async fn draining(self) {
+        let notified = self.0.drains.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_draining() {
+            notified.await;
+        }
     }
 
     /// Requests under way.

@@ -24,6 +24,7 @@ mod metrics;
 mod record;
 mod route;
 mod server;
+mod stream;
 mod transport;
 mod usage;
 
@@ -121,6 +122,7 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     let store = Store::open_sqlite(&state.join("store.db"))
         .await
         .context("cannot open the store")?;
+    let _ = edge.legacy.set(ingress::host(&edge, store.clone()));
 
     let instance = describe(&edge, &sockets, &settings)?;
     tracing::info!(

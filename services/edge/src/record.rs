@@ -1,9 +1,9 @@
 //! What is told of each call, in one place: one access line, one set of metrics, one span.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mcp::{Call, Failure, FrontDoor, Outcome, Reply};
+use mcp::{Call, Failure, FrontDoor, Id, Outcome, Reply};
 use telemetry::AccessLine;
 use telemetry::trace::{Span, SpanKind, TraceContext, tracer};
 
@@ -13,6 +13,7 @@ use crate::edge::Edge;
 use crate::egress;
 use crate::exchange::{Exchange, Response};
 use crate::identity::Caller;
+use crate::stream::Told;
 
 /// One call, from its admission to its end. Dropped before [`Record::end`], it tells that the client went
 /// away.
@@ -29,6 +30,8 @@ pub struct Record<'a> {
     tool: Option<String>,
     bytes_in: usize,
     attempts: u32,
+    /// For calls that have no end of their own: how long their beginning took.
+    opened: Option<Duration>,
     backend: Option<(Arc<str>, Arc<str>)>,
     ended: bool,
 }
@@ -62,6 +65,7 @@ impl<'a> Record<'a> {
             tool: edge.catalogue.load().label(call).map(str::to_owned),
             bytes_in: call.body.len(),
             attempts: 0,
+            opened: None,
             backend: None,
             ended: false,
         }
@@ -74,8 +78,13 @@ impl<'a> Record<'a> {
         self.attempts
     }
 
-    /// Tells how the call ended.
-    pub fn end(mut self, answer: &Result<Reply, Failure>) {
+    /// A stream without an end of its own has begun: that is what its time measures.
+    pub fn opened(&mut self) {
+        self.opened = Some(self.began.elapsed());
+    }
+
+    /// Tells how the call ended, after what it has told.
+    pub fn end(mut self, answer: &Result<Reply, Failure>, told: &Told) {
         self.ended = true;
         match answer {
             Ok(reply) => {
@@ -90,7 +99,7 @@ impl<'a> Record<'a> {
                     reply.outcome.as_str(),
                     origin,
                     Some(reply.status),
-                    reply.body.len(),
+                    told.bytes() + reply.body.len(),
                     "",
                 );
             }
@@ -102,7 +111,7 @@ impl<'a> Record<'a> {
                     "error",
                     cause.origin().as_str(),
                     Some(cause.http_status()),
-                    0,
+                    told.bytes(),
                     &failure.message,
                 );
             }
@@ -118,7 +127,7 @@ impl<'a> Record<'a> {
         bytes_out: usize,
         detail: &str,
     ) {
-        let took = self.began.elapsed();
+        let took = self.opened.unwrap_or_else(|| self.began.elapsed());
         let protocol = self.context.protocol;
         // A client that went away proves nothing about a tool or a release.
         if let Some(ended) = ended {
@@ -172,7 +181,10 @@ impl<'a> Record<'a> {
 
 impl Drop for Record<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && self.opened.is_some() {
+            // Listening ends when the client has heard enough.
+            self.tell(Some(Ended::Well), "ok", "", Some(200), 0, "");
+        } else if !self.ended {
             let detail = "the client went away";
             self.span.fail("abandoned", detail);
             self.tell(None, "abandoned", "client", None, 0, detail);
@@ -224,6 +236,26 @@ pub fn refused(
     protocol: FrontDoor,
     failure: &Failure,
 ) -> Response {
+    tell_refused(edge, exchange, protocol, failure);
+    let mut response = egress::failure(protocol, failure, exchange.request_id.as_str());
+    egress::finish(&mut response, exchange);
+    response
+}
+
+/// The same for a request of MCP, whose id may be known already.
+pub fn refused_request(
+    edge: &Edge,
+    exchange: &Exchange<'_>,
+    failure: &Failure,
+    id: Option<&Id>,
+) -> Response {
+    tell_refused(edge, exchange, FrontDoor::Mcp, failure);
+    let mut response = egress::json_rpc_failure(failure, id, exchange.request_id.as_str());
+    egress::finish(&mut response, exchange);
+    response
+}
+
+fn tell_refused(edge: &Edge, exchange: &Exchange<'_>, protocol: FrontDoor, failure: &Failure) {
     if failure.cause == mcp::Cause::Unauthenticated {
         edge.counters.unauthorized();
     }
@@ -249,9 +281,24 @@ pub fn refused(
         ..AccessLine::default()
     }
     .emit();
-    let mut response = egress::failure(protocol, failure, exchange.request_id.as_str());
-    egress::finish(&mut response, exchange);
-    response
+}
+
+/// A request of a session that was answered with an error before it became a call.
+pub fn refused_session(
+    edge: &Edge,
+    context: &Context,
+    caller: &Caller,
+    method: &'static str,
+    status: u16,
+) {
+    let cause = match status {
+        404 => "SessionUnknown",
+        406 => "NotAcceptable",
+        503 => "NoBackend",
+        _ => "InvalidRequest",
+    };
+    edge.metrics.refused(context.protocol.as_str(), cause);
+    tell_undecoded(context, Some((caller, method)), status, cause);
 }
 
 /// A message, or an entry of a batch, that was no valid request.
@@ -259,17 +306,25 @@ pub fn undecoded(edge: &Edge, context: &Context, failure: &Failure) {
     let cause = failure.cause;
     edge.metrics
         .refused(context.protocol.as_str(), cause.as_str());
-    tell_undecoded(context, cause.http_status(), cause.as_str());
+    tell_undecoded(context, None, cause.http_status(), cause.as_str());
 }
 
 /// A GraphQL document that was not executed.
 pub fn undecoded_graphql(edge: &Edge, context: &Context) {
     edge.metrics.refused(context.protocol.as_str(), "Document");
-    tell_undecoded(context, 400, "the document was refused");
+    tell_undecoded(context, None, 400, "the document was refused");
 }
 
-fn tell_undecoded(context: &Context, status: u16, detail: &str) {
+fn tell_undecoded(
+    context: &Context,
+    asked: Option<(&Caller, &'static str)>,
+    status: u16,
+    detail: &str,
+) {
     AccessLine {
+        tenant: asked.map_or("", |(caller, _)| &caller.tenant),
+        subject: asked.map_or("", |(caller, _)| &caller.subject),
+        mcp_method: asked.map_or("", |(_, method)| method),
         request_id: context.request_id.as_str(),
         trace_id: &context.trace.trace_id().to_string(),
         protocol: context.protocol.as_str(),

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::apps::{
     HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp,
 };
@@ -22,7 +25,7 @@ use pingora::server::ShutdownWatch;
 use tracing::Instrument;
 
 use crate::edge::Edge;
-use crate::exchange::{Exchange, Response};
+use crate::exchange::{Body, Exchange, Response};
 use crate::{admin, gateway, ingress};
 
 /// Which of the edge's two HTTP ports this is.
@@ -33,6 +36,9 @@ pub enum Port {
     /// Operators and Prometheus.
     Admin,
 }
+
+/// How long a client may take to read one piece of a stream.
+const WRITE_MAX: Duration = Duration::from_secs(60);
 
 /// How HTTP/2 begins, and no request of HTTP/1 does.
 const HTTP2_START: &[u8] = b"PRI";
@@ -163,15 +169,54 @@ async fn write(session: &mut ServerSession, response: Response, last: bool) -> O
     }
     let (parts, body) = response.into_parts();
     let mut header: ResponseHeader = parts.into();
-    let no_body = header.status == http::StatusCode::NO_CONTENT;
-    if !no_body {
-        header
-            .insert_header(http::header::CONTENT_LENGTH, body.len())
-            .ok()?;
-    }
-    session.write_response_header(Box::new(header)).await.ok()?;
-    if !no_body {
-        session.write_response_body(body, true).await.ok()?;
+    match body {
+        Body::Whole(body) => {
+            let no_body = header.status == http::StatusCode::NO_CONTENT;
+            if !no_body {
+                header.insert_header(CONTENT_LENGTH, body.len()).ok()?;
+            }
+            session.write_response_header(Box::new(header)).await.ok()?;
+            if !no_body {
+                session.write_response_body(body, true).await.ok()?;
+            }
+        }
+        Body::Pieces(pieces) => {
+            if session.req_header().version == http::Version::HTTP_11 {
+                header.insert_header(TRANSFER_ENCODING, "chunked").ok()?;
+            }
+            session.write_response_header(Box::new(header)).await.ok()?;
+            write_pieces(session, pieces).await?;
+        }
     }
     Some(())
+}
+
+/// Writes pieces as they come, until their end or the client's. Each is on its way before the next is asked
+/// for, so whoever makes them waits for the client.
+async fn write_pieces(
+    session: &mut ServerSession,
+    mut pieces: BoxStream<'static, Bytes>,
+) -> Option<()> {
+    loop {
+        let piece = tokio::select! {
+            biased;
+            piece = pieces.next() => piece,
+            () = gone(session) => return None,
+        };
+        let Some(piece) = piece else {
+            return session.write_response_body(Bytes::new(), true).await.ok();
+        };
+        // An empty piece would end the body.
+        if !piece.is_empty() {
+            let written = session.write_response_body(piece, false);
+            let written = tokio::time::timeout(WRITE_MAX, written).await;
+            written.ok()?.ok()?;
+        }
+    }
+}
+
+/// Ends when the client has gone away.
+async fn gone(session: &mut ServerSession) {
+    // Bytes of a next, pipelined request are put aside by Pingora and do not end the wait.
+    while let Ok(Some(_)) = session.read_body_or_idle(true).await {}
 }

@@ -3,21 +3,26 @@
 //! What a retry may do depends on whether the app can have seen the call, so that is what an error here
 //! says ([`Broken`]). The client is hyper-util's: pooled, one write for head and body.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use mcp::envelope::{self, Body};
 use mcp::headers as names;
-use mcp::{Call, Outcome, Reply, Revision};
+use mcp::sse::{Decoder, Event};
+use mcp::{Call, Message, Method, Outcome, Reply, Revision};
 use telemetry::trace::TraceContext;
 
 use crate::context::Context;
 use crate::identity::Caller;
+use crate::stream::Part;
 
 /// Largest answer that is taken from an app, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -25,6 +30,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections that are kept to one app.
 const POOL_IDLE_MAX: usize = 256;
+
+/// Longest silence of a stream; apps write a comment four times as often.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +67,14 @@ impl Transport {
         )
     }
 
-    /// Sends a call and reads its whole answer, within `limit`.
+    /// Sends a call and reads its answer, or as much of it as says that it is a stream, within `limit`.
     pub async fn attempt(
         &self,
         uri: &Uri,
         call: &Call,
         headers: HeaderMap,
         limit: Duration,
-    ) -> Result<Reply, Broken> {
+    ) -> Result<Answer, Broken> {
         let mut request = Request::new(Full::new(call.body.clone()));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = uri.clone();
@@ -76,7 +84,7 @@ impl Transport {
             .unwrap_or(Err(Broken::TimedOut))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, Broken> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Broken> {
         let response = self.0.request(request).await.map_err(|error| {
             tracing::debug!(error = telemetry::error_chain(&error), "attempt failed");
             if error.is_connect() {
@@ -86,24 +94,28 @@ impl Transport {
             }
         })?;
         let (head, body) = response.into_parts();
+        let status = head.status.as_u16();
+        let media = head
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        if media.starts_with("text/event-stream") && status == 200 {
+            return Ok(Answer::Events(Events::new(body)));
+        }
+        let is_json = media.starts_with("application/json");
         let body = Limited::new(body, ANSWER_BYTES_MAX)
             .collect()
             .await
             .map_err(|_| Broken::Lost)?
             .to_bytes();
-        let status = head.status.as_u16();
         if status == 202 {
-            return Ok(Reply {
+            return Ok(Answer::Whole(Reply {
                 status,
                 outcome: Outcome::Ok,
                 body: Bytes::new(),
-            });
+            }));
         }
-        let is_json = head
-            .headers
-            .get(CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.starts_with("application/json"));
         if !is_json {
             return Err(Broken::Invalid);
         }
@@ -114,11 +126,75 @@ impl Transport {
             .and_then(|v| v.to_str().ok())
             .and_then(Outcome::parse)
             .unwrap_or_else(|| Outcome::of(&body));
-        Ok(Reply {
+        Ok(Answer::Whole(Reply {
             status,
             outcome,
             body,
-        })
+        }))
+    }
+}
+
+/// An app's answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// All of it.
+    Whole(Reply),
+    /// Messages as they come, the response last.
+    Events(Events),
+}
+
+/// The messages of an answer. Dropped before the response, the connection is closed, which cancels the call.
+#[derive(Debug)]
+pub struct Events {
+    body: Incoming,
+    decoder: Decoder,
+    read: VecDeque<Event>,
+}
+
+impl Events {
+    fn new(body: Incoming) -> Events {
+        Events {
+            body,
+            decoder: Decoder::new(ANSWER_BYTES_MAX),
+            read: VecDeque::new(),
+        }
+    }
+
+    /// The next message. May be dropped and called anew.
+    ///
+    /// # Errors
+    /// [`Broken::Lost`] when the stream ends or is silent for long, [`Broken::Invalid`] for what is no message
+    /// of a server to a client of 2026-07-28.
+    pub async fn next(&mut self) -> Result<Part, Broken> {
+        loop {
+            if let Some(event) = self.read.pop_front() {
+                if event.data.is_empty() {
+                    continue;
+                }
+                return part(event.data);
+            }
+            let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await;
+            let Ok(Some(Ok(frame))) = frame else {
+                return Err(Broken::Lost);
+            };
+            if let Some(data) = frame.data_ref() {
+                let events = self.decoder.push(data).map_err(|_| Broken::Invalid)?;
+                self.read.extend(events);
+            }
+        }
+    }
+}
+
+fn part(message: String) -> Result<Part, Broken> {
+    let bytes = Bytes::from(message);
+    match envelope::read(&bytes) {
+        Ok(Body::One(Ok(Message::Notification { .. }))) => Ok(Part::Told(bytes)),
+        Ok(Body::One(Ok(Message::Response { .. }))) => Ok(Part::Reply(Reply {
+            status: 200,
+            outcome: Outcome::of(&bytes),
+            body: bytes,
+        })),
+        _ => Err(Broken::Invalid),
     }
 }
 
@@ -164,8 +240,11 @@ pub fn head(
         HeaderName::from_static(names::TENANT),
         &percent_encode(&caller.tenant),
     );
-    let left = context.deadline.left_ms(now).to_string();
-    set(HeaderName::from_static(names::DEADLINE_MS), &left);
+    // Listening has no end of its own.
+    if call.method != Method::SubscriptionsListen {
+        let left = context.deadline.left_ms(now).to_string();
+        set(HeaderName::from_static(names::DEADLINE_MS), &left);
+    }
     set(HeaderName::from_static("traceparent"), &span.traceparent());
     if let Some(state) = span.tracestate() {
         set(HeaderName::from_static("tracestate"), state);
@@ -203,6 +282,35 @@ mod tests {
     fn any_principal_fits_a_header() {
         assert_eq!(percent_encode("ana-1"), "ana-1");
         assert_eq!(percent_encode("a b/\u{e9}\r\n"), "a%20b%2F%C3%A9%0D%0A");
+    }
+
+    #[test]
+    fn messages_of_a_stream_are_notifications_and_one_response() {
+        for (text, kind) in [
+            (
+                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#,
+                "told",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "reply"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}"#,
+                "reply",
+            ),
+            // Servers of this revision ask by a result.
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#,
+                "broken",
+            ),
+            ("[]", "broken"),
+            ("x", "broken"),
+        ] {
+            let found = match part(text.to_owned()) {
+                Ok(Part::Told(_)) => "told",
+                Ok(Part::Reply(_)) => "reply",
+                Err(_) => "broken",
+            };
+            assert_eq!(found, kind, "{text}");
+        }
     }
 
     #[tokio::test]

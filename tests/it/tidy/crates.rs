@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "edge",
         &[
             "admin-api",
+            "legacy",
             "mcp",
             "policy",
             "registry",

@@ -54,6 +54,7 @@ pub(super) struct Observer<'a> {
     stable: Option<String>,
     clients: Option<Clients>,
     verification: Option<Verification>,
+    first_look: bool,
 }
 
 impl<'a> Observer<'a> {
@@ -66,6 +67,7 @@ impl<'a> Observer<'a> {
             stable: plan.stable().map(|release| release.id.clone()),
             clients: None,
             verification: None,
+            first_look: true,
         }
     }
 
@@ -91,6 +93,7 @@ impl<'a> Observer<'a> {
             candidate.last_line = last_line(self.folder, &candidate.name);
         }
         let observation = Observation {
+            resumed: std::mem::take(&mut self.first_look),
             candidate: candidates,
             candidate_desired: desired.replicas(Role::App, &self.candidate),
             stable: self.stable.as_deref().map_or_else(Pool::default, |stable| {

@@ -3,32 +3,38 @@
 //! | the request has | and is |
 //! |---|---|
 //! | `MCP-Protocol-Version: 2026-07-28` | modern: forwarded as it came, on the word of its mirrored headers, which the app checks against the body |
-//! | `initialize` in its body | the handshake of the older era: answered with a sealed session |
-//! | `Mcp-Session-Id` | legacy: the session says who the client is, the body becomes a modern call |
+//! | `initialize` in its body, or `Mcp-Session-Id` | of the older era: [`super::sessions`] |
 //! | neither | refused: 400 |
 //!
 //! When a modern client goes away its call is cancelled, as the revision demands; a legacy client that
 //! goes away has its call run to the end, as its revisions demand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
-use mcp::call::{ClientMeta, META_VERSION};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{BoxStream, StreamExt};
+use http::{Method as HttpMethod, StatusCode};
+use mcp::call::{META_SUBSCRIPTION_ID, META_VERSION};
 use mcp::envelope::{self, Body};
 use mcp::headers::{METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, SESSION_ID};
 use mcp::members::Members;
-use mcp::session::{NONCE_BYTES, Session};
-use mcp::{Call, Cause, Era, Failure, Id, Message, Method, Refused, Reply, Revision, era, headers};
-use rand::RngExt;
+use mcp::sse::{Event, KEEP_ALIVE};
+use mcp::{Call, Cause, Era, Failure, Id, Message, Method, Refused, Revision, headers};
 use serde_json::value::RawValue;
 
-use super::{body_bounds, check_json_post, empty, json};
+use super::{accepts_events, body_bounds, check_json_post, empty, json, sessions};
 use crate::context::Context;
 use crate::edge::Edge;
+use crate::exchange::Body::Pieces;
 use crate::exchange::{Exchange, Response, set_header};
-use crate::identity::{Caller, first_u64, unix_seconds};
+use crate::identity::Caller;
+use crate::stream::{self, Part};
 use crate::{egress, gateway, record};
+
+/// How often an idle stream says that it lives.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// Serves one HTTP request.
 pub(super) async fn serve(
@@ -37,9 +43,12 @@ pub(super) async fn serve(
     mut context: Context,
     caller: Arc<Caller>,
 ) -> Option<Response> {
-    let (era, body) = match read(edge, exchange, &caller).await {
+    let (era, body) = match read(edge, exchange).await {
         Ok(read) => read,
-        Err(failure) => return Some(record::refused(edge, exchange, context.protocol, &failure)),
+        Err(Refused { id, failure }) => {
+            let refused = record::refused_request(edge, exchange, &failure, id.as_ref());
+            return Some(refused);
+        }
     };
     match era {
         Spoken::Modern(head) => {
@@ -50,11 +59,13 @@ pub(super) async fn serve(
                 () = exchange.gone() => None,
             }
         }
-        Spoken::Handshake => Some(handshake(edge, &context, &caller, &body).await),
-        Spoken::Legacy(session) => {
-            context.sticky = Some(first_u64(&session.id));
-            context.revision = Some(session.revision);
-            Some(legacy(edge, &context, &caller, &session, &body).await)
+        Spoken::Legacy => {
+            let request = legacy::Request {
+                method: exchange.method().clone(),
+                headers: exchange.headers().clone(),
+                body,
+            };
+            Some(sessions::serve(edge, context, caller, request).await)
         }
     }
 }
@@ -62,8 +73,7 @@ pub(super) async fn serve(
 /// Which era a request speaks, with what its head says.
 enum Spoken {
     Modern(Head),
-    Handshake,
-    Legacy(Box<Session>),
+    Legacy,
 }
 
 /// The mirrored headers of a modern request.
@@ -71,36 +81,48 @@ struct Head {
     method: Option<String>,
     name: Option<String>,
     params: Vec<(String, String)>,
+    /// The client takes an event stream.
+    takes_events: bool,
 }
 
-async fn read(
-    edge: &Edge,
-    exchange: &mut Exchange<'_>,
-    caller: &Caller,
-) -> Result<(Spoken, Bytes), Failure> {
-    check_json_post(exchange)?;
+async fn read(edge: &Edge, exchange: &mut Exchange<'_>) -> Result<(Spoken, Bytes), Refused> {
+    let before_body = |failure| Refused { id: None, failure };
+    if exchange.method() != HttpMethod::POST {
+        version(exchange).map_err(before_body)?;
+        return Ok((Spoken::Legacy, Bytes::new()));
+    }
+    check_json_post(exchange).map_err(before_body)?;
+    let head = modern_head(exchange);
     let bounds = body_bounds(edge, edge.settings.http.body_limit_mcp);
-    let version = version(exchange)?;
-    if version.map(Revision::era) == Some(Era::Modern) {
-        let head = read_head(exchange)?;
-        let body = exchange.body(bounds).await?;
+    let body = exchange.body(bounds).await.map_err(before_body)?;
+    // What is wrong with the head is said of the request in the body.
+    let refuse = |failure| Refused {
+        id: request_id(&body),
+        failure,
+    };
+    if let Some(head) = head.map_err(refuse)? {
         return Ok((Spoken::Modern(head), body));
     }
-    let token = exchange.header(SESSION_ID).map(str::to_owned);
-    let body = exchange.body(bounds).await?;
-    if is_initialize(&body) {
-        return Ok((Spoken::Handshake, body));
+    if exchange.headers().contains_key(SESSION_ID) || is_initialize(&body) {
+        return Ok((Spoken::Legacy, body));
     }
-    let Some(token) = token else {
-        return Err(no_session(&body));
-    };
-    let session = open_session(edge, caller, &token)?;
-    // Absent before 2025-06-18; where it is sent it must be what was negotiated.
-    if version.is_some_and(|v| v != session.revision) {
-        let text = format!("this session speaks {}", session.revision);
-        return Err(Failure::say(Cause::InvalidRequest, text));
+    Err(refuse(no_session(&body)))
+}
+
+/// The head of a request that says it is modern.
+fn modern_head(exchange: &Exchange<'_>) -> Result<Option<Head>, Failure> {
+    match version(exchange)?.map(Revision::era) {
+        Some(Era::Modern) => read_head(exchange).map(Some),
+        _ => Ok(None),
     }
-    Ok((Spoken::Legacy(Box::new(session)), body))
+}
+
+fn request_id(body: &[u8]) -> Option<Id> {
+    match envelope::read(body) {
+        Ok(Body::One(Ok(Message::Request { id, .. }))) => Some(id),
+        Err(refused) | Ok(Body::One(Err(refused))) => refused.id,
+        _ => None,
+    }
 }
 
 /// The revision that the head names, if it names one that there is.
@@ -154,6 +176,7 @@ fn read_head(exchange: &Exchange<'_>) -> Result<Head, Failure> {
         method: single(METHOD)?,
         name: single(NAME)?,
         params,
+        takes_events: accepts_events(exchange),
     })
 }
 
@@ -189,19 +212,6 @@ fn no_session(body: &[u8]) -> Failure {
         Cause::InvalidRequest,
         "begin with initialize and send its Mcp-Session-Id, or send MCP-Protocol-Version: 2026-07-28",
     )
-}
-
-fn open_session(edge: &Edge, caller: &Caller, token: &str) -> Result<Session, Failure> {
-    let unknown = || Failure::new(Cause::SessionUnknown);
-    let session = edge
-        .sessions
-        .open(token, unix_seconds())
-        .map_err(|_| unknown())?;
-    // Another principal's session is as unknown as none, so that tokens cannot be probed.
-    if session.principal != caller.subject || session.tenant != caller.tenant {
-        return Err(unknown());
-    }
-    Ok(session)
 }
 
 /// One stateless request, forwarded as it came.
@@ -269,202 +279,103 @@ async fn modern(
         param_headers: head.params.clone(),
         method,
     };
-    match gateway::run(edge, context, caller, call).await {
-        Ok(reply) => json(reply.status, reply.body),
-        Err(failure) => {
-            egress::json_rpc_failure(&failure, id.as_ref(), context.request_id.as_str())
-        }
-    }
-}
-
-/// `initialize`: the app is asked who it is, the client is given a session that holds all that is known.
-async fn handshake(
-    edge: &Arc<Edge>,
-    context: &Context,
-    caller: &Arc<Caller>,
-    body: &Bytes,
-) -> Response {
-    let Ok(Body::One(Ok(Message::Request { id, params, .. }))) = envelope::read(body) else {
-        return egress::json_rpc_failure(
-            &Failure::new(Cause::InvalidRequest),
-            None,
-            context.request_id.as_str(),
-        );
-    };
-    match open(edge, context, caller, &id, params).await {
-        Ok((message, token)) => {
-            let mut response = json(200, message);
-            if let Some(token) = token {
-                set_header(&mut response, SESSION_ID, &token);
+    if !head.takes_events {
+        return match gateway::run(edge, context, caller, call).await {
+            Ok(reply) => json(reply.status, reply.body),
+            Err(failure) => {
+                egress::json_rpc_failure(&failure, id.as_ref(), context.request_id.as_str())
             }
-            response
-        }
-        Err(failure) => legacy_failure(&failure, &id, context),
+        };
     }
+    answer(edge, context, caller, call).await
 }
 
-async fn open(
-    edge: &Arc<Edge>,
-    context: &Context,
-    caller: &Arc<Caller>,
-    id: &Id,
-    params: Option<&RawValue>,
-) -> Result<(Vec<u8>, Option<String>), Failure> {
-    let asked = era::read_initialize(params)?;
-    let call = Call::new(Some(id.clone()), Method::Discover, None, &asked.client)?;
-    let reply = gateway::run(edge, context, caller, call).await?;
-    let discover = match reply.result()? {
-        Ok(discover) => discover,
-        Err(error) => return Ok((envelope::write_error(id, error), None)),
-    };
-    let result = era::initialize_result(discover, asked.revision)?;
-    let token = seal(edge, caller, asked.revision, asked.client)?;
-    Ok((envelope::write_result(id, &result), Some(token)))
-}
-
-fn seal(
-    edge: &Edge,
-    caller: &Caller,
-    revision: Revision,
-    client: ClientMeta,
-) -> Result<String, Failure> {
-    let mut rng = rand::rng();
-    let session = Session {
-        id: rng.random(),
-        revision,
-        client,
-        principal: caller.subject.clone(),
-        tenant: caller.tenant.clone(),
-        expires_unix_s: unix_seconds() + edge.settings.session.ttl.as_secs(),
-    };
-    let nonce: [u8; NONCE_BYTES] = rng.random();
-    edge.sessions
-        .seal(&session, nonce)
-        .map_err(|error| Failure::say(Cause::InvalidParams, error.to_string()))
-}
-
-/// One POST of a session: a message, or in 2025-03-26 an array of them.
-async fn legacy(
-    edge: &Arc<Edge>,
-    context: &Context,
-    caller: &Arc<Caller>,
-    session: &Session,
-    body: &Bytes,
-) -> Response {
-    let refuse = |refused: Refused| {
-        record::undecoded(edge, context, &refused.failure);
-        egress::json_rpc_failure(
-            &refused.failure,
-            refused.id.as_ref(),
-            context.request_id.as_str(),
-        )
-    };
-    match envelope::read(body) {
-        Err(refused) | Ok(Body::One(Err(refused))) => refuse(refused),
-        Ok(Body::One(Ok(Message::Request { id, method, params }))) => {
-            match request(edge, context, caller, session, &id, &method, params).await {
-                Ok(message) => json(200, message),
-                Err(failure) => legacy_failure(&failure, &id, context),
-            }
-        }
-        Ok(Body::One(Ok(Message::Notification { method, .. }))) => {
-            super::jsonrpc::notified(edge, context, caller, &method);
-            empty(StatusCode::ACCEPTED)
-        }
-        Ok(Body::One(Ok(Message::Response { .. }))) => empty(StatusCode::ACCEPTED),
-        Ok(Body::Batch(_)) if !session.revision.takes_batches() => refuse(Refused {
-            id: None,
-            failure: Failure::say(
-                Cause::InvalidRequest,
-                format!("{} takes no batches", session.revision),
-            ),
-        }),
-        Ok(Body::Batch(entries)) => batch(edge, context, caller, session, entries).await,
-    }
-}
-
-async fn batch(
-    edge: &Arc<Edge>,
-    context: &Context,
-    caller: &Arc<Caller>,
-    session: &Session,
-    entries: Vec<Result<Message<'_>, Refused>>,
-) -> Response {
-    let mut answers = Vec::new();
-    for entry in entries {
-        match entry {
-            Ok(Message::Request { id, method, params }) => {
-                let answer = request(edge, context, caller, session, &id, &method, params).await;
-                answers.push(
-                    answer
-                        .unwrap_or_else(|f| f.to_json_rpc(Some(&id), context.request_id.as_str())),
-                );
-            }
-            Ok(Message::Notification { method, .. }) => {
-                super::jsonrpc::notified(edge, context, caller, &method);
-            }
-            Ok(Message::Response { .. }) => {}
-            Err(refused) => {
-                record::undecoded(edge, context, &refused.failure);
-                answers.push(
-                    refused
-                        .failure
-                        .to_json_rpc(refused.id.as_ref(), context.request_id.as_str()),
-                );
-            }
-        }
-    }
-    match super::jsonrpc::join(answers.into_iter()) {
-        Some(body) => json(200, body),
-        None => empty(StatusCode::ACCEPTED),
-    }
-}
-
-/// Runs one request of a session; the response message in the session's revision.
-async fn request(
-    edge: &Arc<Edge>,
-    context: &Context,
-    caller: &Arc<Caller>,
-    session: &Session,
-    id: &Id,
-    method: &str,
-    params: Option<&RawValue>,
-) -> Result<Vec<u8>, Failure> {
-    let method = Method::parse(method);
-    match method {
-        Method::Ping => {
-            let nothing = RawValue::from_string("{}".to_owned())
-                .map_err(|_| Failure::new(Cause::Internal))?;
-            record::answered_here(edge, context, caller, method.label(), 200);
-            return Ok(envelope::write_result(id, &nothing));
-        }
-        Method::Initialize | Method::Discover => {
-            return Err(Failure::new(Cause::MethodNotFound));
-        }
-        _ if !method.is_modern() => return Err(Failure::new(Cause::MethodNotFound)),
-        _ => {}
-    }
-    let call = match Call::new(Some(id.clone()), method, params, &session.client) {
-        Ok(call) => call,
-        Err(failure) => {
-            record::undecoded(edge, context, &failure);
-            return Err(failure);
+/// The answer of a client that takes both forms: JSON when the response comes alone, else its messages as
+/// they come.
+async fn answer(edge: &Arc<Edge>, context: &Context, caller: &Arc<Caller>, call: Call) -> Response {
+    let listens = call.method == Method::SubscriptionsListen;
+    let id = call.id.clone();
+    let request_id = context.request_id.as_str().to_owned();
+    let mut parts = stream::run(
+        Arc::clone(edge),
+        Arc::new(context.clone()),
+        Arc::clone(caller),
+        call,
+    );
+    let first = match parts.next().await {
+        Some(Ok(Part::Told(first))) => first,
+        Some(Ok(Part::Reply(reply))) => return json(reply.status, reply.body),
+        Some(Err(failure)) => return egress::json_rpc_failure(&failure, id.as_ref(), &request_id),
+        None => {
+            let failure = Failure::new(Cause::Internal);
+            return egress::json_rpc_failure(&failure, id.as_ref(), &request_id);
         }
     };
-    let reply: Reply = gateway::run(edge, context, caller, call).await?;
-    Ok(match reply.result()? {
-        Ok(result) => envelope::write_result(id, &era::legacy_result(result)?),
-        Err(error) => envelope::write_error(id, error),
+    // Listening would hold up a drain for as long as its client likes.
+    let (drained, farewell) = match id.clone().filter(|_| listens) {
+        Some(id) => (edge.life.clone().draining().boxed(), farewell(&id)),
+        None => (std::future::pending().boxed(), Bytes::new()),
+    };
+    let rest = parts.map(move |part| match part {
+        Ok(Part::Told(message)) => message,
+        Ok(Part::Reply(reply)) => reply.body,
+        Err(failure) => failure.to_json_rpc(id.as_ref(), &request_id).into(),
+    });
+    events(Messages {
+        messages: futures::stream::iter([first]).chain(rest).boxed(),
+        drained,
+        farewell,
+        is_over: false,
     })
 }
 
-/// Protocol errors of the older era travel with HTTP 200; what concerns the HTTP request keeps its status.
-fn legacy_failure(failure: &Failure, id: &Id, context: &Context) -> Response {
-    match failure.cause {
-        Cause::MethodNotFound | Cause::InvalidParams | Cause::Internal => json(
-            200,
-            failure.to_json_rpc(Some(id), context.request_id.as_str()),
-        ),
-        _ => egress::json_rpc_failure(failure, Some(id), context.request_id.as_str()),
+/// The result of a listening that this edge ends.
+fn farewell(id: &Id) -> Bytes {
+    let mut members = Members::default();
+    let meta = format!(r#"{{"{META_SUBSCRIPTION_ID}":{}}}"#, id.as_json());
+    for (name, value) in [("resultType", r#""complete""#.to_owned()), ("_meta", meta)] {
+        members.set(name, RawValue::from_string(value).unwrap_or_default());
     }
+    envelope::write_result(id, &members.to_raw()).into()
+}
+
+/// Messages for an event stream.
+struct Messages {
+    messages: BoxStream<'static, Bytes>,
+    drained: BoxFuture<'static, ()>,
+    farewell: Bytes,
+    is_over: bool,
+}
+
+impl Messages {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.is_over {
+            return None;
+        }
+        let message = tokio::select! {
+            biased;
+            message = self.messages.next() => message?,
+            () = &mut self.drained => {
+                self.is_over = true;
+                self.farewell.clone()
+            }
+            () = tokio::time::sleep(KEEP_ALIVE_EVERY) => {
+                return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+            }
+        };
+        let text = String::from_utf8_lossy(&message);
+        Some(Event::message(text).encode().into())
+    }
+}
+
+/// An answer of events, to be passed on by whatever stands between as they come.
+fn events(messages: Messages) -> Response {
+    let pieces = futures::stream::unfold(messages, |mut messages| async move {
+        let piece = messages.next().await?;
+        Some((piece, messages))
+    });
+    let mut response = Response::new(Pieces(pieces.boxed()));
+    set_header(&mut response, "content-type", "text/event-stream");
+    set_header(&mut response, "x-accel-buffering", "no");
+    response
 }

@@ -8,16 +8,20 @@ pub mod capnp;
 mod graphql;
 mod jsonrpc;
 mod mcp;
+mod sessions;
 
 use std::sync::Arc;
 
+use ::mcp::headers::SESSION_ID;
 use ::mcp::{Cause, Failure, FrontDoor};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use http::{Method, StatusCode};
 
+pub use sessions::{Sessions, host};
+
 use crate::context::Context;
 use crate::edge::Edge;
-use crate::exchange::{BodyBounds, Exchange, Response};
+use crate::exchange::{Body, BodyBounds, Exchange, Response};
 use crate::identity::Caller;
 use crate::{admin, record};
 
@@ -85,6 +89,12 @@ pub fn template(path: &str) -> &'static str {
 /// No such path (404), wrong method (405), an `Origin` that may not call (403).
 pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor> {
     let (kind, protocol, methods): (_, _, &[Method]) = match exchange.path() {
+        // A session has a stream to read, and an end.
+        "/mcp" if exchange.headers().contains_key(SESSION_ID) => (
+            Kind::Mcp,
+            FrontDoor::Mcp,
+            &[Method::POST, Method::GET, Method::DELETE],
+        ),
         "/mcp" => (Kind::Mcp, FrontDoor::Mcp, &[Method::POST]),
         "/mcp/v1/jsonrpc" => (Kind::JsonRpc, FrontDoor::JsonRpc, &[Method::POST]),
         "/mcp/v1/batch" => (Kind::Batch, FrontDoor::JsonRpc, &[Method::POST]),
@@ -110,10 +120,10 @@ pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor>
         allow,
     };
     if !methods.contains(exchange.method()) {
-        let allow = if methods.len() == 1 {
-            "POST"
-        } else {
-            "GET, POST"
+        let allow = match methods.len() {
+            1 => "POST",
+            2 => "GET, POST",
+            _ => "GET, POST, DELETE",
         };
         return Err(refuse(Cause::HttpMethod, Some(allow)));
     }
@@ -190,6 +200,14 @@ fn check_json_post(exchange: &Exchange<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Whether a client takes an event stream.
+fn accepts_events(exchange: &Exchange<'_>) -> bool {
+    exchange.header(ACCEPT.as_str()).is_none_or(|accept| {
+        let mut listed = accept.split(',').map(media_type);
+        listed.any(|media| ["text/event-stream", "text/*", "*/*"].contains(&media.as_str()))
+    })
+}
+
 fn media_type(value: &str) -> String {
     let essence = value.split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
@@ -215,7 +233,7 @@ fn origin_may_call(origin: &str, allowed: &[String]) -> bool {
 
 /// An answer with a JSON body.
 fn json(status: u16, body: impl Into<bytes::Bytes>) -> Response {
-    let mut response = Response::new(body.into());
+    let mut response = Response::new(Body::Whole(body.into()));
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     crate::exchange::set_header(&mut response, "content-type", "application/json");
@@ -224,7 +242,7 @@ fn json(status: u16, body: impl Into<bytes::Bytes>) -> Response {
 
 /// An answer without a body.
 fn empty(status: StatusCode) -> Response {
-    let mut response = Response::new(bytes::Bytes::new());
+    let mut response = Response::new(bytes::Bytes::new().into());
     *response.status_mut() = status;
     response
 }

@@ -75,6 +75,15 @@ impl Turn<'_> {
         let needed = self.state.plan.replicas_for(weight);
         if weight.get() == 0 || ready >= needed {
             self.state.unready_since_unix_ms = None;
+            if ready >= needed {
+                self.state.resumed_unix_ms = None;
+            }
+            return None;
+        }
+        // A fleet that was stopped in the middle comes up again; its edges send to the stable release meanwhile.
+        let ready_timeout = millis(self.strategy().ready_timeout);
+        let coming_up = |since: u64| self.now.saturating_sub(since) <= ready_timeout;
+        if self.state.resumed_unix_ms.is_some_and(coming_up) {
             return None;
         }
         let since = *self.state.unready_since_unix_ms.get_or_insert(self.now);

@@ -251,6 +251,9 @@ pub struct State {
     promote_by: Option<String>,
     /// Since when fewer candidates are ready than the weight needs.
     unready_since_unix_ms: Option<u64>,
+    /// When a driver took the rollout over, until enough candidates are ready again.
+    #[serde(default)]
+    resumed_unix_ms: Option<u64>,
     waiting: Option<String>,
     ledger: Ledger,
     /// The stable release's latencies in the last step.
@@ -293,6 +296,7 @@ impl State {
             exposed: false,
             promote_by: None,
             unready_since_unix_ms: None,
+            resumed_unix_ms: None,
             waiting: None,
             ledger: Ledger::default(),
             history: Vec::new(),

@@ -129,6 +129,7 @@ impl World {
             releases: edge.counters.values().cloned().collect(),
         };
         Observation {
+            resumed: false,
             candidate: self.candidates(),
             candidate_desired: self.candidate_desired,
             stable: self.stable,

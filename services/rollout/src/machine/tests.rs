@@ -147,6 +147,41 @@ fn each_fault_is_named() {
 }
 
 #[test]
+fn a_fleet_that_was_stopped_in_the_middle_may_come_up_again() {
+    let exposed = || {
+        Rig::new(Fault::None)
+            .until(|rig| rig.state.weight().get() > 0 && rig.state.analysis.is_some())
+    };
+    let down = |rig: &mut Rig, resumed| {
+        let mut seen = rig.world.observe();
+        seen.resumed = resumed;
+        for candidate in &mut seen.candidate {
+            candidate.status = Status::Starting;
+        }
+        rig.ask(&seen);
+        rig.state.cause().cloned()
+    };
+    // An instance that is lost under a driver that looked on is the candidate's fault.
+    let mut rig = exposed();
+    assert!(matches!(
+        down(&mut rig, false),
+        Some(Cause::ReadinessLost { .. })
+    ));
+    // Under one that has just taken over it may have been stopped with the fleet; for a while.
+    let mut rig = exposed();
+    assert_eq!(down(&mut rig, true), None);
+    assert_eq!(down(&mut rig, false), None);
+    // Once all are back, what is lost again is lost.
+    let mut rig = exposed();
+    down(&mut rig, true);
+    rig.go();
+    assert!(matches!(
+        down(&mut rig, false),
+        Some(Cause::ReadinessLost { .. })
+    ));
+}
+
+#[test]
 fn an_operator_may_turn_back_until_the_old_release_is_stopped() {
     let phases: [(&str, fn(&Rig) -> bool, Outcome, Exit); 6] = [
         (

@@ -42,6 +42,9 @@ impl<'a> Turn<'a> {
 
     pub(super) fn run(mut self) -> (State, Vec<Action>) {
         self.forgive_absence();
+        if self.seen.resumed {
+            self.state.resumed_unix_ms = Some(self.now);
+        }
         for command in &self.seen.commands {
             self.obey(command);
         }

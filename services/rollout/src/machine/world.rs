@@ -16,6 +16,10 @@ use crate::quantity::{self, BasisPoints};
 /// driver remembers having done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
+    /// Whether this driver has just taken the rollout over and looks for the first time: instances may have been
+    /// stopped and started meanwhile, which is no fault of theirs.
+    #[serde(default)]
+    pub resumed: bool,
     /// The candidate's instances, also those that failed.
     pub candidate: Vec<Candidate>,
     /// How many instances of the candidate the fleet is told to run.

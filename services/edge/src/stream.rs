@@ -1,0 +1,147 @@
+//! An answer as it comes: what an app tells of a call while it is under way, then the response.
+//!
+//! A call whose client can be told is a stream of [`Part`]s; dropping it cancels the call at the app. What is
+//! told waits in a short queue, and when that is full the app's own connection waits: a slow client slows
+//! its own call and fills no memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, StreamExt};
+use mcp::{Call, Cause, Failure, Method, Reply};
+use tokio::sync::mpsc;
+
+use crate::context::Context;
+use crate::edge::Edge;
+use crate::gateway;
+use crate::identity::Caller;
+
+/// Notifications that wait for one slow client.
+const WAITING_MAX: usize = 16;
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub enum Part {
+    /// A notification.
+    Told(Bytes),
+    /// The response: the last piece.
+    Reply(Reply),
+}
+
+/// Where a call's notifications go.
+#[derive(Debug)]
+pub struct Told {
+    client: Option<mpsc::Sender<Bytes>>,
+    bytes: usize,
+    has_begun: bool,
+}
+
+/// Nobody reads on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
+
+impl Told {
+    /// For front doors that cannot tell: notifications are dropped.
+    #[must_use]
+    pub fn nobody() -> Told {
+        Told {
+            client: None,
+            bytes: 0,
+            has_begun: false,
+        }
+    }
+
+    /// Passes a notification on, as soon as there is room for it.
+    ///
+    /// # Errors
+    /// [`ClientGone`] when nobody reads the stream any more.
+    pub async fn tell(&mut self, message: Bytes) -> Result<(), ClientGone> {
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
+        self.bytes += message.len();
+        self.has_begun = true;
+        client.send(message).await.map_err(|_| ClientGone)
+    }
+
+    /// Whether the client has been told something: from then on no other attempt can answer it.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Bytes that the client was told.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// A call under way.
+struct UnderWay {
+    work: Option<BoxFuture<'static, Result<Reply, Failure>>>,
+    told: mpsc::Receiver<Bytes>,
+    answer: Option<Result<Reply, Failure>>,
+}
+
+/// Runs a call; see the module. The last item is the response, or why there is none.
+pub fn run(
+    edge: Arc<Edge>,
+    context: Arc<Context>,
+    caller: Arc<Caller>,
+    call: Call,
+) -> BoxStream<'static, Result<Part, Failure>> {
+    let (client, told) = mpsc::channel(WAITING_MAX);
+    let named = telemetry::request_span(context.request_id.as_str(), &context.trace);
+    let work = async move {
+        let mut told = Told {
+            client: Some(client),
+            bytes: 0,
+            has_begun: false,
+        };
+        if call.method != Method::SubscriptionsListen {
+            return gateway::run_telling(&edge, &context, &caller, call, &mut told).await;
+        }
+        // Listening would go on for as long as the client likes, whatever became of its token.
+        let left = edge.identity.left(&caller);
+        let listening = gateway::run_telling(&edge, &context, &caller, call, &mut told);
+        tokio::time::timeout(left, listening)
+            .await
+            .unwrap_or_else(|_| {
+                let text = "the token has expired";
+                Err(Failure::say(Cause::Unauthenticated, text))
+            })
+    };
+    let work = tracing::Instrument::instrument(work, named).boxed();
+    let under_way = UnderWay {
+        work: Some(work),
+        told,
+        answer: None,
+    };
+    stream::unfold(under_way, |mut under_way| async move {
+        let part = under_way.next().await?;
+        Some((part, under_way))
+    })
+    .boxed()
+}
+
+impl UnderWay {
+    async fn next(&mut self) -> Option<Result<Part, Failure>> {
+        if let Some(work) = &mut self.work {
+            tokio::select! {
+                biased;
+                Some(message) = self.told.recv() => return Some(Ok(Part::Told(message))),
+                answer = work => {
+                    self.work = None;
+                    self.answer = Some(answer);
+                }
+            }
+        }
+        // What was told and not read yet comes before the response.
+        if let Ok(message) = self.told.try_recv() {
+            return Some(Ok(Part::Told(message)));
+        }
+        self.answer.take().map(|answer| answer.map(Part::Reply))
+    }
+}
