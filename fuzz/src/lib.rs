@@ -364,3 +364,52 @@ pub fn bridge(data: &[u8]) {
         }
     }
 }
+
+/// OpenAPI documents: every tool's schemas stand alone, and every request stays under its path.
+pub fn openapi(data: &[u8]) {
+    use openapi::{Api, Options, Response};
+    use serde_json::{Map, Value, json};
+
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let options = Options {
+        operations: Vec::new(),
+        name_bytes_max: 40,
+        output_schemas: true,
+    };
+    let Ok(api) = Api::read(text, &options) else {
+        return;
+    };
+    for (name, operation) in api.operations() {
+        assert!((1..=40).contains(&name.len()), "{name:?} is no name");
+        for schema in ["inputSchema", "outputSchema"] {
+            let schema = &operation.definition[schema];
+            assert!(
+                schema.is_null() || schema["type"] == "object",
+                "a schema is no object's"
+            );
+        }
+        let properties = operation.definition["inputSchema"]["properties"].as_object();
+        for value in [json!("../x?y#z"), json!(["a/b", ".."]), json!({"k": "&="})] {
+            let arguments: Map<String, Value> = properties
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| (name.clone(), value.clone()))
+                .collect();
+            if let Ok(request) = operation.request(&arguments) {
+                assert!(request.path.starts_with('/'), "a path without root");
+                assert!(
+                    !request.path.contains(['?', '#']) && !request.query.contains('#'),
+                    "an argument left its place"
+                );
+            }
+        }
+        let response = Response {
+            status: 200,
+            content_type: Some("application/json"),
+            body: br#"{"a":1}"#,
+        };
+        assert!(operation.result(&response)["content"].is_array());
+    }
+}

@@ -17,6 +17,7 @@ fn every_seed_holds() {
         ("graphql", targets::graphql),
         ("capnp", targets::capnp),
         ("configuration", targets::configuration),
+        ("openapi", targets::openapi),
     ] {
         let mut seeds = 0;
         for entry in fs::read_dir(folder.join(name)).unwrap().flatten() {

@@ -14,11 +14,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
-use app::plugin::State;
 use app::plugin::builtin::Set;
-use app::plugin::catalogue::List;
+use app::plugin::http::HttpSpec;
 use app::plugin::mounts::{Kind, Mounts, Spec};
+use app::plugin::openapi::OpenapiSpec;
+use app::plugin::outgoing::Credential;
+use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::stdio::{StdioSpec, process::Program};
+use app::plugin::wasm::WasmSpec;
+use app::plugin::{State, catalogue};
 use app::server::listen::Listening;
 use app::server::{Fleet, Limits, Server, Sessions};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -105,7 +109,8 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
         .await
         .context("cannot open the store")?;
 
-    let mounts = Mounts::start(specs(settings, &args.state)).context("cannot start the plugins")?;
+    let mounts = Mounts::start_pinned(specs(settings, &args.state), pins(settings, &args.state))
+        .context("cannot start the plugins")?;
     let metrics = AppMetrics::new(all).context("cannot register metrics")?;
     let server = Server::new(
         Arc::clone(&mounts),
@@ -180,7 +185,10 @@ async fn register(
     let registration = Registration::start(store, instance)?;
     registration.registered().await;
     life.ready();
-    tracing::info!(tools = mounts.catalogue().len(List::Tools), "ready");
+    tracing::info!(
+        tools = mounts.catalogue().len(catalogue::List::Tools),
+        "ready"
+    );
     Ok(registration)
 }
 
@@ -260,6 +268,20 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
         .collect()
 }
 
+/// The plugins that are held to their first definitions.
+fn pins(settings: &Settings, state: &Path) -> BTreeMap<String, PinSpec> {
+    let pinned = settings.plugins.iter().filter_map(|plugin| {
+        let on_change = match plugin.pins {
+            settings::Pinning::Off => return None,
+            settings::Pinning::Report => OnChange::Report,
+            settings::Pinning::Refuse => OnChange::Refuse,
+        };
+        let file = state.join("pins").join(format!("{}.json", plugin.name));
+        Some((plugin.name.clone(), PinSpec { file, on_change }))
+    });
+    pinned.collect()
+}
+
 fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
     match &plugin.kind {
         PluginKind::Stdio {
@@ -285,6 +307,71 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 call_timeout: plugin.call_timeout,
             })
         }
+        PluginKind::Http {
+            url,
+            credential,
+            start_timeout,
+            response_limit,
+        } => Kind::Http(HttpSpec {
+            url: url.clone(),
+            credential: exposed(credential),
+            start_timeout: *start_timeout,
+            call_timeout: plugin.call_timeout,
+            answer_bytes_max: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+        }),
+        PluginKind::Openapi {
+            document,
+            url,
+            credential,
+            operations,
+            output_schemas,
+            response_limit,
+        } => Kind::Openapi(OpenapiSpec {
+            document: document.clone(),
+            url: url.clone(),
+            credential: exposed(credential),
+            options: openapi::Options {
+                operations: operations.clone(),
+                name_bytes_max: catalogue::NAME_BYTES_MAX - plugin.prefix.len(),
+                output_schemas: *output_schemas,
+            },
+            response_bytes_max: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+            call_timeout: plugin.call_timeout,
+        }),
+        PluginKind::Wasm {
+            module,
+            digest,
+            grants,
+            root,
+            writable,
+            memory_limit,
+            calls_max,
+            warm,
+            response_limit,
+        } => Kind::Wasm(WasmSpec {
+            module: module.clone(),
+            digest: digest.clone(),
+            limits: wasm::Limits {
+                memory_bytes: usize::try_from(*memory_limit).unwrap_or(usize::MAX),
+                answer_bytes: usize::try_from(*response_limit).unwrap_or(usize::MAX),
+                calls: *calls_max,
+                warm: *warm,
+            },
+            grants: wasm::Grants {
+                clock: grants.contains(&settings::Grant::Clock),
+                random: grants.contains(&settings::Grant::Random),
+                folder: root.clone().map(|path| wasm::Folder {
+                    path,
+                    rights: if *writable {
+                        wasm::Rights::ReadWrite
+                    } else {
+                        wasm::Rights::Read
+                    },
+                }),
+            },
+            cache: Some(state.join("components")),
+            call_timeout: plugin.call_timeout,
+        }),
         PluginKind::Builtin {
             set,
             root,
@@ -304,6 +391,17 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                 allow_hosts: allow_hosts.clone(),
             },
         }),
+    }
+}
+
+fn exposed(credential: &settings::Credential) -> Credential {
+    Credential {
+        headers: credential
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect(),
+        token_file: credential.token_file.clone(),
     }
 }
 

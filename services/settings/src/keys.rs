@@ -301,12 +301,17 @@ section! {
     PluginKeys "plugin" {
         /// Name, unique in the fleet.
         name: String = Text(&text::PLUGIN_NAME), none();
-        /// `stdio` runs an MCP server as a child process, `builtin` serves tools that come with SweetMCP.
+        /// `stdio` runs an MCP server as a child process, `http` is a remote MCP server, `openapi` makes tools of an HTTP
+        /// API's document, `wasm` runs a WebAssembly component, `builtin` serves tools that come with SweetMCP.
         kind: Kind = Choice::<Kind>::new(), none();
         /// What its tools' names begin with; the plugin's name and `_` if it is not set.
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
         /// Whether its word on what a tool does (read-only, idempotent) is believed.
         trusted: bool = Flag, Some(Value::Flag(false));
+        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new: `off`
+        /// nothing, `report` a log line, `refuse` it is not served until its digest is approved in the state folder's
+        /// `pins/NAME.json`.
+        pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
         /// stdio: its arguments.
@@ -315,13 +320,43 @@ section! {
         env: BTreeMap<String, Secret> = Variables { name: &text::VARIABLE, entries_max: 128, value_max: 16 * 1024 }, Some(Value::Table(BTreeMap::new()));
         /// stdio: the folder it runs in; the release's if it is not set.
         working_dir: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
-        /// stdio: how long its handshake may take.
+        /// stdio, http: how long its handshake may take.
         start_timeout: Duration = millis(100, 600), text("30s");
         /// How long one of its calls may take.
         call_timeout: Duration = millis(100, 3600), text("30s");
+        /// http: the server's MCP endpoint. openapi: the API's base URL, to which the document's paths are added.
+        url: Option<String> = Optional(Text(&text::URL)), none();
+        /// http, openapi: header fields of every request, such as an API key. Never shown.
+        headers: BTreeMap<String, Secret> = Variables { name: &text::HEADER, entries_max: 32, value_max: 8 * 1024 }, Some(Value::Table(BTreeMap::new()));
+        /// http, openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
+        token_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// http, openapi, wasm: largest answer.
+        response_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("1MiB");
+        /// openapi: the OpenAPI 3.0 or 3.1 document, JSON or YAML; read again when it changes.
+        document: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// openapi: names of the tools that are served, `*` at the end for all that begin so; all of them if it is empty.
+        operations: Vec<String> = List { item: Text(&text::PATTERN), length_min: 0, length_max: 1024 }, empty();
+        /// openapi: whether the document's word on answers becomes the tools' `outputSchema`; an answer that does not fit it
+        /// is then an error.
+        output_schemas: bool = Flag, Some(Value::Flag(true));
+        /// wasm: the component's file; loaded again when it changes.
+        module: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// wasm: SHA-256 of the component's file in hexadecimal; another file is not loaded.
+        digest: Option<String> = Optional(Text(&text::DIGEST)), none();
+        /// wasm: what the component may do beside computing: `clock` tells it the time, `random` gives it randomness.
+        grants: Vec<Grant> = List { item: Choice::<Grant>::new(), length_min: 0, length_max: 2 }, empty();
+        /// wasm: whether the component may change what is in `root`.
+        writable: bool = Flag, Some(Value::Flag(false));
+        /// wasm: memory of one call.
+        memory_limit: u64 = Size { min: MIB, max: 1024 * MIB }, text("64MiB");
+        /// wasm: calls under way at once.
+        calls_max: usize = Count::<usize> { min: 1, max: 64 }, number(16);
+        /// wasm: instances that are made ahead of their call.
+        warm: usize = Count::<usize> { min: 0, max: 64 }, number(4);
         /// builtin: which tools.
         set: Option<BuiltinSet> = Optional(Choice::<BuiltinSet>::new()), none();
-        /// builtin files: the folder that is served; one in the state folder if it is not set.
+        /// builtin files: the folder that is served; one in the state folder if it is not set. wasm: a folder that the component
+        /// sees as `/data`; none if it is not set.
         root: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
         /// builtin sqlite: the database; one in memory if it is not set.
         path: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
@@ -354,13 +389,57 @@ impl Choices for LogFormat {
 pub enum Kind {
     /// A child process that speaks MCP over standard input and output.
     Stdio,
+    /// A remote MCP server.
+    Http,
+    /// An HTTP API with an OpenAPI document.
+    Openapi,
+    /// A WebAssembly component.
+    Wasm,
     /// Tools that come with SweetMCP.
     Builtin,
 }
 
 impl Choices for Kind {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Stdio, "stdio"),
+        (Self::Http, "http"),
+        (Self::Openapi, "openapi"),
+        (Self::Wasm, "wasm"),
+        (Self::Builtin, "builtin"),
+    ];
+}
+
+/// What happens to a definition that changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinning {
+    /// Nothing.
+    Off,
+    /// It is logged.
+    Report,
+    /// It is logged and not served.
+    Refuse,
+}
+
+impl Choices for Pinning {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Off, "off"),
+        (Self::Report, "report"),
+        (Self::Refuse, "refuse"),
+    ];
+}
+
+/// What a component may do beside computing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Know the time.
+    Clock,
+    /// Have secure randomness.
+    Random,
+}
+
+impl Choices for Grant {
     const ALL: &'static [(Self, &'static str)] =
-        &[(Self::Stdio, "stdio"), (Self::Builtin, "builtin")];
+        &[(Self::Clock, "clock"), (Self::Random, "random")];
 }
 
 /// A set of built-in tools.

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
-    EdgeSession, Fleet, LogFormat, Telemetry,
+    EdgeSession, Fleet, Grant, LogFormat, Pinning, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -118,6 +118,8 @@ pub struct Plugin {
     pub prefix: String,
     /// Whether its word on what its tools do is believed.
     pub trusted: bool,
+    /// What happens to its definitions that change.
+    pub pins: Pinning,
     /// How long one of its calls may take.
     pub call_timeout: std::time::Duration,
     /// What it is.
@@ -140,6 +142,53 @@ pub enum PluginKind {
         /// How long its handshake may take.
         start_timeout: std::time::Duration,
     },
+    /// A remote MCP server.
+    Http {
+        /// Its MCP endpoint.
+        url: String,
+        /// How requests prove who sends them.
+        credential: Credential,
+        /// How long its handshake may take.
+        start_timeout: std::time::Duration,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
+    /// An HTTP API with an OpenAPI document.
+    Openapi {
+        /// The document.
+        document: PathBuf,
+        /// What its paths are added to.
+        url: String,
+        /// How requests prove who sends them.
+        credential: Credential,
+        /// Tools that are served, `*` at the end for all that begin so; all if it is empty.
+        operations: Vec<String>,
+        /// Whether tools have an `outputSchema`.
+        output_schemas: bool,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
+    /// A WebAssembly component.
+    Wasm {
+        /// Its file.
+        module: PathBuf,
+        /// SHA-256 that the file must have.
+        digest: Option<String>,
+        /// What it may do beside computing.
+        grants: Vec<Grant>,
+        /// A folder that it sees.
+        root: Option<PathBuf>,
+        /// Whether it may change what is in the folder.
+        writable: bool,
+        /// Memory of one call, in bytes.
+        memory_limit: u64,
+        /// Calls under way at once.
+        calls_max: usize,
+        /// Instances that are made ahead.
+        warm: usize,
+        /// Largest answer, in bytes.
+        response_limit: u64,
+    },
     /// Tools that come with SweetMCP.
     Builtin {
         /// Which.
@@ -151,6 +200,15 @@ pub enum PluginKind {
         /// http: hosts that may be fetched from.
         allow_hosts: Vec<String>,
     },
+}
+
+/// How requests to another server prove who sends them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Credential {
+    /// Header fields by name.
+    pub headers: BTreeMap<String, Secret>,
+    /// A file that holds a bearer token.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A configuration with what is known about it.
@@ -309,6 +367,10 @@ impl Plugin {
             ("prefix".to_owned(), Json::from(self.prefix.as_str())),
             ("trusted".to_owned(), Json::from(self.trusted)),
             (
+                "pins".to_owned(),
+                Json::from(format!("{:?}", self.pins).to_lowercase()),
+            ),
+            (
                 "call_timeout".to_owned(),
                 Json::from(quantity::format_duration(self.call_timeout)),
             ),
@@ -337,6 +399,69 @@ impl Plugin {
                         .map(|(name, value)| (format!("env.{name}"), secret(value))),
                 );
             }
+            PluginKind::Http {
+                url,
+                credential,
+                start_timeout,
+                response_limit,
+            } => {
+                values.push(("url".to_owned(), Json::from(url.as_str())));
+                values.push((
+                    "start_timeout".to_owned(),
+                    Json::from(quantity::format_duration(*start_timeout)),
+                ));
+                values.push((
+                    "response_limit".to_owned(),
+                    Json::from(quantity::format_size(*response_limit)),
+                ));
+                values.extend(credential.values(&secret));
+            }
+            PluginKind::Openapi {
+                document,
+                url,
+                credential,
+                operations,
+                output_schemas,
+                response_limit,
+            } => {
+                values.push(("document".to_owned(), shown(&Some(document.clone()))));
+                values.push(("url".to_owned(), Json::from(url.as_str())));
+                values.push(("operations".to_owned(), Json::from(operations.clone())));
+                values.push(("output_schemas".to_owned(), Json::from(*output_schemas)));
+                values.push((
+                    "response_limit".to_owned(),
+                    Json::from(quantity::format_size(*response_limit)),
+                ));
+                values.extend(credential.values(&secret));
+            }
+            PluginKind::Wasm {
+                module,
+                digest,
+                grants,
+                root,
+                writable,
+                memory_limit,
+                calls_max,
+                warm,
+                response_limit,
+            } => {
+                let grants: Vec<String> = grants
+                    .iter()
+                    .map(|grant| format!("{grant:?}").to_lowercase())
+                    .collect();
+                let size = |bytes: u64| Json::from(quantity::format_size(bytes));
+                values.extend([
+                    ("module".to_owned(), shown(&Some(module.clone()))),
+                    ("digest".to_owned(), Json::from(digest.clone())),
+                    ("grants".to_owned(), Json::from(grants)),
+                    ("root".to_owned(), shown(root)),
+                    ("writable".to_owned(), Json::from(*writable)),
+                    ("memory_limit".to_owned(), size(*memory_limit)),
+                    ("calls_max".to_owned(), Json::from(*calls_max)),
+                    ("warm".to_owned(), Json::from(*warm)),
+                    ("response_limit".to_owned(), size(*response_limit)),
+                ]);
+            }
             PluginKind::Builtin {
                 set,
                 root,
@@ -356,6 +481,22 @@ impl Plugin {
             .into_iter()
             .map(|(key, value)| (format!("plugin.{}.{key}", self.name), value))
             .collect()
+    }
+}
+
+impl Credential {
+    fn values(&self, secret: impl Fn(&Secret) -> Json) -> Vec<(String, Json)> {
+        let mut values: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (format!("headers.{name}"), secret(value)))
+            .collect();
+        let file = self.token_file.as_ref();
+        values.push((
+            "token_file".to_owned(),
+            file.map_or(Json::Null, |p| p.to_string_lossy().into_owned().into()),
+        ));
+        values
     }
 }
 
@@ -506,15 +647,30 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         );
         return None;
     }
+    let needed = |reader: &mut Reader<'_>, key: &str, allowed: &str, write: &str| {
+        reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
+    };
+    if let Some(url) = &keys.url
+        && !["http://", "https://"]
+            .iter()
+            .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+    {
+        let allowed = "an http or https URL with a host";
+        reader.plugin_problem("plugin.url", &problem::quote(url), allowed, None);
+        return None;
+    }
+    let credential = Credential {
+        headers: keys.headers,
+        token_file: keys.token_file,
+    };
     let kind = match keys.kind {
         Kind::Stdio => {
             let Some(command) = keys.command else {
-                let write = Some("command = \"npx\"".to_owned());
-                reader.plugin_problem(
+                needed(
+                    reader,
                     "plugin.command",
-                    "nothing",
                     "the program that speaks MCP",
-                    write,
+                    "command = \"npx\"",
                 );
                 return None;
             };
@@ -526,11 +682,61 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 start_timeout: keys.start_timeout,
             }
         }
+        Kind::Http => {
+            let Some(url) = keys.url else {
+                let write = "url = \"https://mcp.example/mcp\"";
+                needed(reader, "plugin.url", "the server's MCP endpoint", write);
+                return None;
+            };
+            PluginKind::Http {
+                url,
+                credential,
+                start_timeout: keys.start_timeout,
+                response_limit: keys.response_limit,
+            }
+        }
+        Kind::Openapi => {
+            if keys.document.is_none() {
+                let allowed = "the path of an OpenAPI 3.0 or 3.1 document";
+                let write = "document = \"/etc/sweetmcp/api.yaml\"";
+                needed(reader, "plugin.document", allowed, write);
+            }
+            if keys.url.is_none() {
+                let allowed = "the API's base URL; the document's own `servers` are not used";
+                let write = "url = \"https://api.example/v1\"";
+                needed(reader, "plugin.url", allowed, write);
+            }
+            PluginKind::Openapi {
+                document: keys.document?,
+                url: keys.url?,
+                credential,
+                operations: keys.operations,
+                output_schemas: keys.output_schemas,
+                response_limit: keys.response_limit,
+            }
+        }
+        Kind::Wasm => {
+            let Some(module) = keys.module else {
+                let allowed = "the file of a component of the world sweetmcp:plugin";
+                needed(reader, "plugin.module", allowed, "module = \"plugin.wasm\"");
+                return None;
+            };
+            PluginKind::Wasm {
+                module,
+                digest: keys.digest,
+                grants: keys.grants,
+                root: keys.root,
+                writable: keys.writable,
+                memory_limit: keys.memory_limit,
+                calls_max: keys.calls_max,
+                warm: keys.warm,
+                response_limit: keys.response_limit,
+            }
+        }
         Kind::Builtin => {
             let Some(set) = keys.set else {
-                let write = Some("set = \"time\"".to_owned());
                 let allowed = "one of time, text, json, hash, sqlite, files, http, conformance";
-                reader.plugin_problem("plugin.set", "nothing", allowed, write);
+                needed(reader, "plugin.set", allowed, "set = \"time\"");
                 return None;
             };
             PluginKind::Builtin {
@@ -557,6 +763,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         prefix: keys.prefix.unwrap_or_else(prefix),
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
+        pins: keys.pins,
         call_timeout: keys.call_timeout,
         kind,
     })
@@ -577,6 +784,7 @@ fn add_builtins(plugins: &mut Vec<Plugin>) {
                 name: name.to_owned(),
                 prefix: format!("{name}_"),
                 trusted: true,
+                pins: Pinning::Off,
                 call_timeout: std::time::Duration::from_secs(30),
                 kind: PluginKind::Builtin {
                     set,

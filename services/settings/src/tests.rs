@@ -104,7 +104,7 @@ fn everything_wrong_is_told_at_once_with_its_place() {
 
     sweetmcp.toml:10:8: plugin.Git Hub.kind
       found:   "stdoi"
-      allowed: one of "stdio", "builtin"
+      allowed: one of "stdio", "http", "openapi", "wasm", "builtin"
       write:   kind = "stdio"
     "#);
 }
@@ -135,6 +135,26 @@ fn plugins_need_what_their_kind_needs() {
             "another plugin has",
         ),
         ("[plugin]\nname = \"a\"\n", "begun by [[plugin]]"),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"wasm\"\n",
+            "plugin.a.module",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\n",
+            "plugin.a.url",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"openapi\"\n",
+            "plugin.a.document",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"openapi\"\n",
+            "plugin.a.url",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"openapi\"\ndocument = \"x\"\nurl = \"ftp://x/longer\"\n",
+            "an http or https URL",
+        ),
     ] {
         assert!(
             message(file, &[]).contains(words),
@@ -155,7 +175,8 @@ fn plugins_need_what_their_kind_needs() {
 fn secrets_count_in_digests_and_show_nowhere() {
     let with = |secret: &str| {
         let file = format!(
-            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\nenv = {{ TOKEN = \"{secret}\" }}\n"
+            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\nenv = {{ TOKEN = \"{secret}\" }}\n\
+             [[plugin]]\nname = \"b\"\nkind = \"openapi\"\ndocument = \"x\"\nurl = \"http://x\"\nheaders = {{ X-Api-Key = \"{secret}\" }}\n"
         );
         load(&file, &[]).unwrap().settings
     };
@@ -163,10 +184,10 @@ fn secrets_count_in_digests_and_show_nowhere() {
     assert_ne!(one.app_digest(), two.app_digest());
     assert_eq!(one.edge_digest(), two.edge_digest());
     let diff = diff(&one, &two);
-    assert_eq!(diff.len(), 1);
+    assert_eq!(diff.len(), 2);
     let everything = format!("{one:?} {:?} {diff:?}", one.shown());
     assert!(!everything.contains("hunter"), "{everything}");
-    assert!(diff[0].key == "plugin.a.env.TOKEN");
+    assert!(diff[0].key == "plugin.a.env.TOKEN" && diff[1].key == "plugin.b.headers.X-Api-Key");
 }
 
 #[test]

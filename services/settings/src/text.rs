@@ -149,3 +149,39 @@ pub(crate) static VARIABLE: Rule = Rule {
     character: |c| c.is_ascii_alphanumeric() || c == '_',
     guess: no_guess,
 };
+
+/// The name of an HTTP header field.
+pub(crate) static HEADER: Rule = Rule {
+    kind: "header",
+    allowed: "1 to 64 letters, digits and hyphens",
+    example: "X-Api-Key",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9-]{1,64}$"),
+    character: |c| c.is_ascii_alphanumeric() || c == '-',
+    guess: |text| Some(text.replace('_', "-")),
+};
+
+/// The name of a tool, or how it begins.
+pub(crate) static PATTERN: Rule = Rule {
+    kind: "pattern",
+    allowed: "1 to 64 letters, digits and the characters _ - ., and * at the end for all that begin so",
+    example: "list*",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9_.-]*[*]?$"),
+    character: |c| c.is_ascii_alphanumeric() || "_-.*".contains(c),
+    guess: no_guess,
+};
+
+/// A SHA-256 digest.
+pub(crate) static DIGEST: Rule = Rule {
+    kind: "digest",
+    allowed: "64 hexadecimal digits in lower case, as sha256sum prints them",
+    example: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    length_min: 64,
+    length_max: 64,
+    pattern: Some("^[0-9a-f]{64}$"),
+    character: |c| matches!(c, '0'..='9' | 'a'..='f'),
+    guess: |text| Some(text.trim_start_matches("sha256:").to_ascii_lowercase()),
+};

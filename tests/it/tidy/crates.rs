@@ -16,6 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("telemetry", &[]),
     ("admin-api", &[]),
+    ("openapi", &[]),
+    ("wasm", &[]),
     ("translate", &["mcp"]),
     ("legacy", &["mcp", "store"]),
     ("registry", &["store"]),
@@ -39,10 +41,12 @@ const ARROWS: &[(&str, &[&str])] = &[
             "admin-api",
             "legacy",
             "mcp",
+            "openapi",
             "registry",
             "settings",
             "store",
             "telemetry",
+            "wasm",
         ],
     ),
     (
@@ -63,7 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and do nothing else, and words that would betray them.
-const PURE: &[&str] = &["mcp", "translate", "policy", "rollout"];
+const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout"];
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     "Instant::now",
@@ -81,6 +85,7 @@ const ONLY: &[(&str, &str)] = &[
     ("axum", "app"),
     ("goose", "loadtest"),
     ("ratatui", "cli"),
+    ("wasmtime", "wasm"),
 ];
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Contribution {
     pub state: State,
     /// What it can do beside its lists.
     pub can: Can,
+    /// What it offers and is not served, as `tools/echo`: its definition is not the pinned one.
+    pub held: Vec<String>,
 }
 
 /// What plugins can do beside their lists.
@@ -224,7 +226,10 @@ impl Catalogue {
     pub fn merge(contributions: &[Contribution]) -> Self {
         let mut catalogue = Self {
             freshness: freshness(contributions),
-            missing: contributions.iter().filter_map(missing).collect(),
+            missing: contributions
+                .iter()
+                .flat_map(|from| missing(from).into_iter().chain(held(from)))
+                .collect(),
             can: contributions
                 .iter()
                 .fold(Can::default(), |so_far, from| so_far.or(from.can)),
@@ -445,6 +450,14 @@ fn missing(from: &Contribution) -> Option<Missing> {
     })
 }
 
+fn held(from: &Contribution) -> impl Iterator<Item = Missing> {
+    from.held.iter().map(|name| Missing {
+        plugin: from.plugin.to_string(),
+        state: from.state.as_str(),
+        reason: format!("{name:?} is held: its definition is not the pinned one"),
+    })
+}
+
 /// A merged list is as fresh as its stalest part; what is incomplete is stale at once.
 fn freshness(contributions: &[Contribution]) -> Freshness {
     let whole = Freshness {
@@ -529,6 +542,7 @@ mod tests {
             }),
             state,
             can: Can::default(),
+            held: Vec::new(),
         }
     }
 

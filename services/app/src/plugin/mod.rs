@@ -5,26 +5,39 @@
 //! - [`hub`]: who listens for changes
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
 //! - [`mirror`]: arguments that the head repeats
+//! - [`pins`]: definitions that stay what they were
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`conformance`]: what the protocol's conformance suite expects
 //! - [`stdio`]: MCP servers as child processes
+//! - [`http`]: remote MCP servers
+//! - [`openapi`]: HTTP APIs with an OpenAPI document
+//! - [`wasm`]: WebAssembly components
+//! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
 use mcp::{Failure, Method, members::Members};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 pub mod builtin;
 pub mod catalogue;
 pub mod conformance;
 pub mod context;
+mod followed;
+pub mod http;
 pub mod hub;
 pub mod mirror;
 pub mod mounts;
 pub mod notices;
+pub mod openapi;
+pub mod outgoing;
+pub mod pins;
+mod shown;
 pub mod stdio;
+mod upstream;
+pub mod wasm;
 
 pub use context::{CallContext, Client};
 
@@ -159,6 +172,24 @@ pub struct Ask<'a> {
     pub context: CallContext,
 }
 
+impl Ask<'_> {
+    /// Returns `params.arguments`.
+    ///
+    /// # Errors
+    /// [`mcp::Cause::InvalidParams`] when they are no object.
+    pub(crate) fn arguments(&self) -> Result<Map<String, Value>, Failure> {
+        match self.params.get("arguments") {
+            None => Ok(Map::new()),
+            Some(raw) => serde_json::from_str(raw.get()).map_err(|_| {
+                Failure::say(
+                    mcp::Cause::InvalidParams,
+                    "params.arguments must be an object",
+                )
+            }),
+        }
+    }
+}
+
 /// A source of tools.
 #[derive(Debug)]
 pub enum Plugin {
@@ -168,6 +199,12 @@ pub enum Plugin {
     Conformance(conformance::Conformance),
     /// A child process that speaks MCP.
     Stdio(stdio::Stdio),
+    /// A remote MCP server.
+    Http(http::Http),
+    /// An HTTP API.
+    Openapi(openapi::Openapi),
+    /// A WebAssembly component.
+    Wasm(wasm::Wasm),
 }
 
 impl Plugin {
@@ -176,6 +213,9 @@ impl Plugin {
         match self {
             Self::Builtin(_) | Self::Conformance(_) => "builtin",
             Self::Stdio(_) => "stdio",
+            Self::Http(_) => "http",
+            Self::Openapi(_) => "openapi",
+            Self::Wasm(_) => "wasm",
         }
     }
 
@@ -185,6 +225,9 @@ impl Plugin {
             Self::Builtin(builtin) => builtin.listing(),
             Self::Conformance(fixtures) => fixtures.listing(),
             Self::Stdio(stdio) => stdio.listing(),
+            Self::Http(http) => http.listing(),
+            Self::Openapi(openapi) => openapi.listing(),
+            Self::Wasm(wasm) => wasm.listing(),
         }
     }
 
@@ -193,6 +236,9 @@ impl Plugin {
         match self {
             Self::Builtin(_) | Self::Conformance(_) => State::Ready,
             Self::Stdio(stdio) => stdio.state(),
+            Self::Http(http) => http.state(),
+            Self::Openapi(openapi) => openapi.state(),
+            Self::Wasm(wasm) => wasm.state(),
         }
     }
 
@@ -205,27 +251,31 @@ impl Plugin {
             Self::Builtin(builtin) => builtin.call(ask.key, &ask.params, ask.context).await,
             Self::Conformance(fixtures) => fixtures.ask(ask).await,
             Self::Stdio(stdio) => stdio.ask(ask).await,
+            Self::Http(http) => http.ask(ask).await,
+            Self::Openapi(openapi) => openapi.ask(ask).await,
+            Self::Wasm(wasm) => wasm.ask(ask).await,
         }
     }
 
     /// Tells whether it told that it can do what stands under this JSON Pointer of its capabilities.
     pub fn has_capability(&self, pointer: &str) -> bool {
         match self {
-            Self::Builtin(_) => false,
+            Self::Builtin(_) | Self::Openapi(_) | Self::Wasm(_) => false,
             Self::Conformance(fixtures) => fixtures.has_capability(pointer),
             Self::Stdio(stdio) => stdio.has_capability(pointer),
+            Self::Http(http) => http.has_capability(pointer),
         }
     }
 
     /// Tells whether the arguments of a tool call are to be checked before it is asked: whether it does not do so itself.
     pub fn wants_checked_arguments(&self) -> bool {
-        !matches!(self, Self::Builtin(_))
+        !matches!(self, Self::Builtin(_) | Self::Openapi(_) | Self::Wasm(_))
     }
 
     /// Wants to know of a resource's changes from now on, by the [`hub::Hub`]. False if it cannot tell.
     pub fn watch(&self, uri: &str) -> bool {
         match self {
-            Self::Builtin(_) => false,
+            Self::Builtin(_) | Self::Http(_) | Self::Openapi(_) | Self::Wasm(_) => false,
             Self::Conformance(_) => true,
             Self::Stdio(stdio) => stdio.watch(uri),
         }
@@ -233,17 +283,17 @@ impl Plugin {
 
     /// Takes one [`Plugin::watch`] back.
     pub fn unwatch(&self, uri: &str) {
-        match self {
-            Self::Builtin(_) | Self::Conformance(_) => {}
-            Self::Stdio(stdio) => stdio.unwatch(uri),
+        if let Self::Stdio(stdio) = self {
+            stdio.unwatch(uri);
         }
     }
 
     /// Ends the plugin and waits until nothing of it is left.
     pub async fn stop(&self) {
         match self {
-            Self::Builtin(_) | Self::Conformance(_) => {}
+            Self::Builtin(_) | Self::Conformance(_) | Self::Openapi(_) | Self::Wasm(_) => {}
             Self::Stdio(stdio) => stdio.stop().await,
+            Self::Http(http) => http.stop().await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! All plugins of this process: started, watched and stopped together.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,9 +16,16 @@ use super::{
     builtin::{Builtin, Set, SetError},
     catalogue::{Can, Catalogue, Contribution, Entry, List},
     conformance::Conformance,
+    http::{Http, HttpSpec},
     hub::{Change, Filter, Hub, Listener},
+    openapi::{Openapi, OpenapiSpec},
+    pins::{PinSpec, Pins},
     stdio::{Stdio, StdioSpec, process::Spawner},
+    wasm::{Wasm, WasmSpec},
 };
+
+/// How often the files of pins are looked at.
+const PINS_EVERY: Duration = Duration::from_secs(2);
 
 /// A plugin as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +47,12 @@ pub enum Kind {
     Conformance,
     /// A child process that speaks MCP.
     Stdio(StdioSpec),
+    /// A remote MCP server.
+    Http(HttpSpec),
+    /// An HTTP API.
+    Openapi(OpenapiSpec),
+    /// A WebAssembly component.
+    Wasm(WasmSpec),
 }
 
 /// Why the plugins cannot be started.
@@ -55,6 +69,14 @@ pub enum MountError {
     /// The fixtures of the conformance suite cannot be read.
     #[error("the fixtures of the conformance suite cannot be read")]
     Fixtures(#[source] serde_json::Error),
+    /// The WebAssembly engine cannot be started.
+    #[error("the plugin {name} cannot be served")]
+    Wasm {
+        /// The plugin's name.
+        name: String,
+        /// Why.
+        source: ::wasm::RuntimeError,
+    },
     /// There is no thread that could start children.
     #[error("the thread that starts plugin processes cannot be had")]
     Spawner(#[source] std::io::Error),
@@ -66,6 +88,7 @@ pub struct Mounted {
     /// Its name.
     pub name: Arc<str>,
     prefix: String,
+    pins: Option<Pins>,
     /// What it is.
     pub plugin: Plugin,
 }
@@ -96,12 +119,25 @@ impl Mounts {
     /// # Errors
     /// [`MountError`] when a built-in set cannot be served; a child that does not start costs only its own tools.
     pub fn start(specs: Vec<Spec>) -> Result<Arc<Self>, MountError> {
+        Self::start_pinned(specs, BTreeMap::new())
+    }
+
+    /// Does as [`Self::start`], and holds the plugins that are named in `pins` to their first definitions.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`].
+    pub fn start_pinned(
+        specs: Vec<Spec>,
+        mut pins: BTreeMap<String, PinSpec>,
+    ) -> Result<Arc<Self>, MountError> {
         let changed = Arc::new(Notify::new());
         let hub = Arc::new(Hub::default());
         let spawner = Spawner::start().map_err(MountError::Spawner)?;
         let threads = Arc::new(Semaphore::new(
             2 * std::thread::available_parallelism().map_or(2, usize::from),
         ));
+        // Only a fleet with components pays for their engine.
+        let mut engine: Option<::wasm::Runtime> = None;
         let mounted = specs
             .into_iter()
             .map(|spec| {
@@ -119,8 +155,25 @@ impl Mounts {
                     Kind::Stdio(stdio) => {
                         Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed, &hub))
                     }
+                    Kind::Wasm(wasm) => {
+                        let started = match &engine {
+                            Some(engine) => Ok(engine.clone()),
+                            None => ::wasm::Runtime::start(wasm.cache.as_deref()),
+                        };
+                        let started = started.map_err(|source| MountError::Wasm {
+                            name: spec.name.clone(),
+                            source,
+                        })?;
+                        engine = Some(started.clone());
+                        Plugin::Wasm(Wasm::start(&spec.name, wasm, started, &changed))
+                    }
+                    Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed)),
+                    Kind::Openapi(openapi) => {
+                        Plugin::Openapi(Openapi::start(&spec.name, openapi, &changed))
+                    }
                 };
                 Ok(Mounted {
+                    pins: pins.remove(&spec.name).map(Pins::new),
                     name: spec.name.into(),
                     prefix: spec.prefix,
                     plugin,
@@ -288,12 +341,20 @@ impl Mounts {
         let contributions: Vec<Contribution> = self
             .mounted
             .iter()
-            .map(|one| Contribution {
-                plugin: Arc::clone(&one.name),
-                prefix: one.prefix.clone(),
-                listing: one.plugin.listing(),
-                state: one.plugin.state(),
-                can: Can::of(|pointer| one.plugin.has_capability(pointer)),
+            .map(|one| {
+                let state = one.plugin.state();
+                let (listing, held) = match &one.pins {
+                    Some(pins) => pins.apply(&one.name, one.plugin.listing()),
+                    None => (one.plugin.listing(), Vec::new()),
+                };
+                Contribution {
+                    plugin: Arc::clone(&one.name),
+                    prefix: one.prefix.clone(),
+                    listing,
+                    state,
+                    can: Can::of(|pointer| one.plugin.has_capability(pointer)),
+                    held,
+                }
             })
             .collect();
         let merged = Arc::new(Catalogue::merge(&contributions));
@@ -409,10 +470,16 @@ fn completed(catalogue: &Catalogue, params: &Members<'_>) -> Result<Reference, F
 /// Makes a new snapshot after every change, for as long as there is anybody to read it.
 async fn follow(mounts: Weak<Mounts>, changed: Arc<Notify>) {
     loop {
-        changed.notified().await;
-        match mounts.upgrade() {
-            Some(mounts) => mounts.refresh(),
-            None => return,
+        let told = tokio::select! {
+            () = changed.notified() => true,
+            () = tokio::time::sleep(PINS_EVERY) => false,
+        };
+        let Some(mounts) = mounts.upgrade() else {
+            return;
+        };
+        let approved = |one: &Mounted| one.pins.as_ref().is_some_and(Pins::changed);
+        if told || mounts.mounted.iter().any(approved) {
+            mounts.refresh();
         }
     }
 }

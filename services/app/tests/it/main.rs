@@ -8,14 +8,17 @@
 
 mod harness;
 
+mod apis;
 mod builtins;
 mod children;
+mod components;
 mod conformance;
 mod cycles;
 mod http;
 mod listeners;
 mod older;
 mod process;
+mod remote;
 mod rounds;
 mod servers;
 mod streams;

@@ -235,7 +235,8 @@ impl Tool {
     }
 }
 
-fn refused(reason: &str) -> Value {
+/// Returns a result that says why there is none.
+pub(crate) fn refused(reason: &str) -> Value {
     json!({
         "resultType": "complete",
         "isError": true,

@@ -12,11 +12,8 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{
-    connection::{Asker, Event, Exchange, Question},
-    failure, forms,
-};
-use crate::plugin::{Answer, CallContext, Inputs, Parked};
+use super::connection::{Asker, Event, Exchange, Question};
+use crate::plugin::{Answer, CallContext, Inputs, Parked, State, upstream::forms};
 
 /// A call under way. Dropping it tells the child to give it up.
 #[derive(Debug)]
@@ -55,10 +52,10 @@ impl Working {
     pub(super) async fn go_on(mut self, deadline: Instant) -> Result<Answer, Failure> {
         match self.exchange.next(deadline).await {
             Ok(Event::Answer(Answer::Result(result))) => {
-                forms::result_from_child(result, &self.method).map(Answer::Result)
+                forms::result_from_server(result, &self.method).map(Answer::Result)
             }
             Ok(Event::Answer(Answer::Error(error))) => {
-                forms::error_from_child(error).map(Answer::Error)
+                forms::error_from_server(error).map(Answer::Error)
             }
             Ok(Event::Answer(Answer::Questions(_))) => Err(Failure::new(Cause::Internal)),
             Ok(Event::Question(question)) => {
@@ -69,7 +66,7 @@ impl Working {
                 }
                 Ok(Answer::Questions(Box::new(self)))
             }
-            Err(lost) => Err(failure(&self.plugin, "in service", lost)),
+            Err(lost) => Err(lost.failure(&self.plugin, &State::Ready)),
         }
     }
 
@@ -100,7 +97,7 @@ impl Working {
                     .connection()
                     .answer(&question, &input, deadline)
                     .await
-                    .map_err(|lost| failure(&self.plugin, "in service", lost))?;
+                    .map_err(|lost| lost.failure(&self.plugin, &State::Ready))?;
             }
         }
         if self.open.is_empty() {

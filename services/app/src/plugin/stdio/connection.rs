@@ -20,7 +20,7 @@ use std::{
 use mcp::{Id, envelope};
 use serde::{Deserialize, Serialize};
 use serde_json::{
-    json,
+    Value, json,
     value::{RawValue, to_raw_value},
 };
 use tokio::{
@@ -37,6 +37,7 @@ use crate::plugin::{
     Answer, Client,
     hub::{Change, Hub},
     notices::{Level, Notices},
+    upstream::{Abandon, Lost, Wire},
 };
 
 /// The longest line that is taken from a child, in bytes.
@@ -57,30 +58,6 @@ const CHUNK_BYTES: usize = 64 << 10;
 const GARBAGE_LOGGED_MAX: usize = 20;
 /// The level of log messages that no child has been asked for yet.
 const NO_LEVEL: u8 = u8::MAX;
-
-/// Why a request has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// It was not sent: the connection is closed.
-    NotSent,
-    /// It was not sent: too many are under way.
-    Busy,
-    /// It was sent, and the connection closed before the answer. The work may have been done.
-    Broken,
-    /// The deadline passed. The work may have been done.
-    Late,
-    /// The answer was larger than is taken. The work was done.
-    TooLong,
-}
-
-/// What happens to the child's work when nobody waits for it any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Abandon {
-    /// The child is told.
-    Cancel,
-    /// The child is not told: the protocol forbids it (`initialize`) or it could not understand.
-    Ignore,
-}
 
 /// A question of the child to the client of a call.
 #[derive(Debug)]
@@ -215,28 +192,6 @@ impl Connection {
         connection
     }
 
-    /// Asks, and waits until `deadline`.
-    ///
-    /// # Errors
-    /// [`Lost`] when there is no answer.
-    pub(crate) async fn request(
-        &self,
-        method: &str,
-        params: &RawValue,
-        deadline: Instant,
-        abandon: Abandon,
-    ) -> Result<Answer, Lost> {
-        let id = self.fresh_id();
-        let mut exchange = self
-            .begin(id, method, params, None, deadline, abandon)
-            .await?;
-        match exchange.next(deadline).await? {
-            Event::Answer(answer) => Ok(answer),
-            // Questions are handed over to clients' calls only.
-            Event::Question(_) => Err(Lost::Broken),
-        }
-    }
-
     /// Returns an id for a request, which is its progress token too.
     pub(crate) fn fresh_id(&self) -> u64 {
         self.0.next_id.fetch_add(1, Ordering::Relaxed)
@@ -263,22 +218,6 @@ impl Connection {
             .unwrap_or(Err(Lost::Late))?;
         exchange.abandon = abandon;
         Ok(exchange)
-    }
-
-    /// Tells the child something; waits until `deadline` for room in the queue.
-    ///
-    /// # Errors
-    /// [`Lost`] when it could not be queued.
-    pub(crate) async fn notify(
-        &self,
-        method: &str,
-        params: &RawValue,
-        deadline: Instant,
-    ) -> Result<(), Lost> {
-        let message = envelope::write_request(None, method, params);
-        tokio::time::timeout_at(deadline.into(), self.send(message))
-            .await
-            .unwrap_or(Err(Lost::Late))
     }
 
     /// Answers a question of the child; waits until `deadline` for room in the queue.
@@ -549,7 +488,39 @@ impl Connection {
     }
 }
 
-fn object(value: &serde_json::Value) -> Box<RawValue> {
+impl Wire for Connection {
+    async fn request(
+        &self,
+        method: &str,
+        params: &RawValue,
+        deadline: Instant,
+        abandon: Abandon,
+    ) -> Result<Answer, Lost> {
+        let id = self.fresh_id();
+        let mut exchange = self
+            .begin(id, method, params, None, deadline, abandon)
+            .await?;
+        match exchange.next(deadline).await? {
+            Event::Answer(answer) => Ok(answer),
+            // Questions are handed over to clients' calls only.
+            Event::Question(_) => Err(Lost::Broken),
+        }
+    }
+
+    async fn notify(&self, method: &str, params: &RawValue, deadline: Instant) -> Result<(), Lost> {
+        let message = envelope::write_request(None, method, params);
+        tokio::time::timeout_at(deadline.into(), self.send(message))
+            .await
+            .unwrap_or(Err(Lost::Late))
+    }
+
+    fn capabilities(&self) -> Value {
+        // What clients behind us may be able to answer; whether the one that calls is, is looked at when it is asked.
+        json!({"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}, "roots": {}})
+    }
+}
+
+fn object(value: &Value) -> Box<RawValue> {
     to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 

@@ -3,10 +3,8 @@
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`connection`]: many calls over one pair of pipes
-//! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras
 //! - [`call`]: a client's call, through every question to its answer
-//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know; [`backoff`] says how soon
+//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -14,17 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Cause, Failure};
+use mcp::Failure;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, Ask, Listing, State, hub::Hub};
+use super::{
+    Answer, Ask, Listing, State,
+    hub::Hub,
+    upstream::{Abandon, Lost, forms},
+};
 
-mod backoff;
 mod call;
 mod connection;
-mod forms;
-mod handshake;
 pub mod lines;
 pub mod process;
 mod stderr;
@@ -33,7 +32,7 @@ pub mod wire;
 mod worker;
 
 use call::Working;
-use connection::{Abandon, Asker, Lost};
+use connection::Asker;
 use process::{Program, Spawner};
 use watches::Watches;
 use worker::{Link, Worker};
@@ -142,8 +141,8 @@ impl Stdio {
     /// Asks the child with the fewest calls under way.
     ///
     /// # Errors
-    /// [`Cause::NoBackend`] when no child is in service (nothing was sent), [`Cause::UpstreamBroken`] when it ended in
-    /// mid-call, [`Cause::Timeout`], [`Cause::Overloaded`], [`Cause::UpstreamInvalid`].
+    /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
+    /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
@@ -158,7 +157,7 @@ impl Stdio {
             connection.log_from(level);
         }
         let id = connection.fresh_id();
-        let params = forms::params_for_child(&ask, link.agreement.era(), id)?;
+        let params = forms::params_for_server(&ask, link.agreement.era(), id)?;
         let asker = Asker {
             client: ask.context.client,
             notices: ask.context.notices,
@@ -212,7 +211,7 @@ impl Stdio {
     }
 
     fn failure(&self, lost: Lost) -> Failure {
-        failure(&self.name, self.state().as_str(), lost)
+        lost.failure(&self.name, &self.state())
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.
@@ -225,34 +224,5 @@ impl Stdio {
 impl Drop for Stdio {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-/// Says why there is no answer. `state` is the plugin's.
-fn failure(name: &str, state: &str, lost: Lost) -> Failure {
-    match lost {
-        Lost::NotSent => Failure::say(
-            Cause::NoBackend,
-            format!("the plugin {name} is {state}; the call was not sent"),
-        ),
-        Lost::Busy => Failure::say(
-            Cause::Overloaded,
-            format!("the plugin {name} has too many calls under way"),
-        ),
-        Lost::Broken => Failure::say(
-            Cause::UpstreamBroken,
-            format!("the plugin {name} ended while the call was under way; the call may have run"),
-        ),
-        Lost::Late => Failure::say(
-            Cause::Timeout,
-            format!("the plugin {name} did not answer in time; the call may have run"),
-        ),
-        Lost::TooLong => Failure::say(
-            Cause::UpstreamInvalid,
-            format!(
-                "the plugin {name} answered more than {} bytes",
-                connection::LINE_BYTES_MAX
-            ),
-        ),
     }
 }

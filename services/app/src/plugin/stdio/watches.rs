@@ -16,8 +16,9 @@ use serde_json::{
 };
 use tokio::sync::watch;
 
-use super::{
-    connection::{Abandon, Connection, Exchange},
+use super::connection::{Connection, Exchange};
+use crate::plugin::upstream::{
+    Abandon, Wire as _,
     handshake::{Agreement, own_meta},
 };
 

@@ -10,25 +10,28 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mcp::Era;
-use serde_json::{json, value::to_raw_value};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     StdioSpec,
-    backoff::Backoff,
-    connection::{Abandon, Connection, Ears, Lost},
-    handshake::{self, Agreement, HandshakeError},
+    connection::{Connection, Ears},
     process::{Process, Spawner, Streams},
     stderr,
     watches::{Subscribed, Watches},
 };
-use crate::plugin::{Listing, State, hub::Hub};
+use crate::plugin::{
+    Listing, State,
+    hub::Hub,
+    upstream::{
+        Lost,
+        backoff::Backoff,
+        handshake::{self, Agreement, HandshakeError},
+    },
+};
 
 /// How often a silent child is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long changes of lists are gathered before they are fetched.
 const CHANGES_SETTLE: Duration = Duration::from_millis(100);
 
@@ -282,7 +285,7 @@ impl Worker {
                     }
                 }
                 () = tokio::time::sleep(PING_EVERY) => {
-                    if heard == connection.heard() && !ping(connection, agreement).await {
+                    if heard == connection.heard() && !handshake::ping(connection, agreement).await {
                         return Ended::Silent;
                     }
                     heard = connection.heard();
@@ -301,20 +304,4 @@ impl Worker {
         self.listing.store(Arc::new(listing));
         Ok(())
     }
-}
-
-/// Asks whether the child is there; any answer will do.
-async fn ping(connection: &Connection, agreement: &Agreement) -> bool {
-    let (method, params) = match agreement.era() {
-        Era::Legacy => ("ping", json!({})),
-        Era::Modern => ("server/discover", json!({"_meta": handshake::own_meta()})),
-    };
-    let Ok(params) = to_raw_value(&params) else {
-        return true;
-    };
-    let deadline = Instant::now() + PING_TIMEOUT;
-    connection
-        .request(method, &params, deadline, Abandon::Ignore)
-        .await
-        .is_ok()
 }

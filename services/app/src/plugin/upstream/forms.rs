@@ -1,6 +1,6 @@
-//! Requests and answers between the form inside the fleet (2026-07-28) and the era of a child. Pure.
+//! Requests and answers between the form inside the fleet (2026-07-28) and the era of a server. Pure.
 //!
-//! | towards a legacy child | from a legacy child |
+//! | towards a legacy server | from a legacy server |
 //! |---|---|
 //! | the client's identity, capabilities and log level leave `_meta` | `resultType: complete` |
 //! | `inputResponses` and `requestState` are dropped | a `resources/read` is stale at once and private |
@@ -23,12 +23,12 @@ pub(crate) const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What a legacy server answers when a resource is not there.
 const LEGACY_NO_RESOURCE: i64 = -32002;
 
-/// Makes the parameters of a request to a child from those of the client's. `token` is the connection's own progress token:
+/// Makes the parameters of a request to a server from those of the client's. `token` is the connection's own progress token:
 /// those of different clients may be equal.
 ///
 /// # Errors
 /// [`Cause::InvalidParams`] when `_meta` is no object.
-pub(crate) fn params_for_child(
+pub(crate) fn params_for_server(
     ask: &Ask<'_>,
     era: Era,
     token: u64,
@@ -38,7 +38,7 @@ pub(crate) fn params_for_child(
         params.set(member, string(ask.key)?);
     }
     let given = params.get("_meta").map(ToOwned::to_owned);
-    let meta = meta_for_child(given.as_deref(), &ask.context, era, token)?;
+    let meta = meta_for_server(given.as_deref(), &ask.context, era, token)?;
     if era == Era::Legacy {
         params.remove("inputResponses");
         params.remove("requestState");
@@ -47,7 +47,7 @@ pub(crate) fn params_for_child(
     Ok(params.to_raw())
 }
 
-fn meta_for_child(
+fn meta_for_server(
     given: Option<&RawValue>,
     context: &CallContext,
     era: Era,
@@ -88,11 +88,11 @@ fn meta_for_child(
     Ok(meta.to_raw())
 }
 
-/// Makes a result of 2026-07-28 from a child's.
+/// Makes a result of 2026-07-28 from a server's.
 ///
 /// # Errors
 /// [`Cause::UpstreamInvalid`] when it is no object.
-pub(crate) fn result_from_child(
+pub(crate) fn result_from_server(
     result: Box<RawValue>,
     method: &Method,
 ) -> Result<Box<RawValue>, Failure> {
@@ -117,11 +117,11 @@ pub(crate) fn result_from_child(
     Ok(members.to_raw())
 }
 
-/// Makes an error of 2026-07-28 from a child's.
+/// Makes an error of 2026-07-28 from a server's.
 ///
 /// # Errors
 /// [`Cause::UpstreamInvalid`] when it has no code and message.
-pub(crate) fn error_from_child(error: Box<RawValue>) -> Result<Box<RawValue>, Failure> {
+pub(crate) fn error_from_server(error: Box<RawValue>) -> Result<Box<RawValue>, Failure> {
     let invalid = || {
         Failure::say(
             Cause::UpstreamInvalid,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_sees_its_own_name_and_what_its_era_knows() {
+    fn a_server_sees_its_own_name_and_what_its_era_knows() {
         const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-";
         let parent = format!("{PARENT}00f067aa0ba902b7-01");
         let trace = TraceContext::from_text(Some(&parent), None, None).unwrap();
@@ -196,7 +196,7 @@ mod tests {
                     notices: wanted.clone(),
                 },
             };
-            let sent = params_for_child(&ask, era, 42).unwrap();
+            let sent = params_for_server(&ask, era, 42).unwrap();
             let at = sent.get().find(PARENT).expect("the trace goes on");
             let sent = sent.get().replace(&sent.get()[at..at + 55], "TRACE");
             assert_eq!(sent, want);
@@ -222,22 +222,22 @@ mod tests {
                 r#"{"contents":[],"resultType":"complete","ttlMs":0,"cacheScope":"private"}"#,
             ),
         ] {
-            assert_eq!(result_from_child(raw(given), &method).unwrap().get(), want);
+            assert_eq!(result_from_server(raw(given), &method).unwrap().get(), want);
         }
         let error =
-            error_from_child(raw(r#"{"code":-32002,"message":"no","data":{"uri":"x"}}"#)).unwrap();
+            error_from_server(raw(r#"{"code":-32002,"message":"no","data":{"uri":"x"}}"#)).unwrap();
         assert_eq!(
             error.get(),
             r#"{"code":-32602,"message":"no","data":{"uri":"x"}}"#
         );
         assert_eq!(
-            result_from_child(raw("[]"), &Method::ToolsCall)
+            result_from_server(raw("[]"), &Method::ToolsCall)
                 .unwrap_err()
                 .cause,
             Cause::UpstreamInvalid
         );
         assert_eq!(
-            error_from_child(raw("{}")).unwrap_err().cause,
+            error_from_server(raw("{}")).unwrap_err().cause,
             Cause::UpstreamInvalid
         );
     }

@@ -1,6 +1,6 @@
-//! Meeting a child: which era it speaks, what it can do, what it offers.
+//! Meeting a server: which era it speaks, what it can do, what it offers.
 //!
-//! The order is the one that the specification gives dual-era clients: `server/discover` first; a child that answers it with
+//! The order is the one that the specification gives dual-era clients: `server/discover` first; a server that answers it with
 //! an error, or not at all for [`PROBE`], is asked to `initialize`. One that was only slow, and then refuses to go back to
 //! the older era (-32022), is asked to `server/discover` once more.
 
@@ -17,10 +17,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::connection::{Abandon, Connection, Lost};
+use super::{Abandon, Lost, Wire};
 use crate::plugin::{Answer, Freshness, Item, Listing, Scope};
 
-/// How long a child may take to answer `server/discover`.
+/// How long a server may take to say whether it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may take to answer `server/discover`.
 pub const PROBE: Duration = Duration::from_secs(2);
 /// The code of an error that says so of a revision.
 const UNSUPPORTED_VERSION: i64 = -32022;
@@ -29,7 +31,7 @@ const PAGES_MAX: usize = 100;
 /// How many things one list may have.
 const ITEMS_MAX: usize = 10_000;
 
-/// Why a child cannot be used.
+/// Why a server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     /// It gave no answer.
@@ -61,7 +63,7 @@ pub(crate) enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Tells whether the child speaks no revision that has a handshake.
+    /// Tells whether the server speaks no revision that has a handshake.
     fn wants_the_newest(&self) -> bool {
         matches!(
             self,
@@ -78,12 +80,12 @@ fn code_of(error: &RawValue) -> Option<i64> {
     code.ok()
 }
 
-/// What was agreed with a child.
+/// What was agreed with a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Agreement {
     /// The revision that is spoken.
     pub(crate) revision: Revision,
-    /// Lists that the child has.
+    /// Lists that the server has.
     pub(crate) lists: Vec<List>,
     /// What it says it can do.
     pub(crate) capabilities: Value,
@@ -95,13 +97,13 @@ impl Agreement {
         self.revision.era()
     }
 
-    /// Tells whether the child announced this, as an object or as `true`.
+    /// Tells whether the server announced this, as an object or as `true`.
     pub(crate) fn has(&self, pointer: &str) -> bool {
         let found = self.capabilities.pointer(pointer);
         found.is_some_and(|value| value.is_object() || *value == true)
     }
 
-    /// Tells whether the level of the child's log messages is set by a request (`logging/setLevel`).
+    /// Tells whether the level of the server's log messages is set by a request (`logging/setLevel`).
     pub(crate) fn logs_on_request(&self) -> bool {
         self.era() == Era::Legacy && self.has("/logging")
     }
@@ -157,12 +159,12 @@ impl List {
     }
 }
 
-/// Agrees on a revision. `known` is the era of an earlier run, so that a silent child is probed once only.
+/// Agrees on a revision. `known` is the era of an earlier run, so that a silent server is probed once only.
 ///
 /// # Errors
 /// [`HandshakeError`] when neither way leads to an agreement before `deadline`.
 pub(crate) async fn agree(
-    connection: &Connection,
+    connection: &impl Wire,
     known: Option<Era>,
     deadline: Instant,
 ) -> Result<Agreement, HandshakeError> {
@@ -179,7 +181,7 @@ pub(crate) async fn agree(
     discover(connection, deadline).await.ok_or(refused)
 }
 
-async fn discover(connection: &Connection, until: Instant) -> Option<Agreement> {
+async fn discover(connection: &impl Wire, until: Instant) -> Option<Agreement> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Discovered {
@@ -199,7 +201,11 @@ async fn discover(connection: &Connection, until: Instant) -> Option<Agreement> 
         .supported_versions
         .iter()
         .any(|version| version == Revision::LATEST.as_str());
-    speaks.then(|| Agreement {
+    if !speaks {
+        return None;
+    }
+    connection.agreed(Revision::LATEST);
+    Some(Agreement {
         revision: Revision::LATEST,
         lists: lists(&found.capabilities),
         capabilities: found.capabilities,
@@ -207,7 +213,7 @@ async fn discover(connection: &Connection, until: Instant) -> Option<Agreement> 
 }
 
 async fn initialize(
-    connection: &Connection,
+    connection: &impl Wire,
     deadline: Instant,
 ) -> Result<Agreement, HandshakeError> {
     const METHOD: &str = "initialize";
@@ -220,8 +226,7 @@ async fn initialize(
     }
     let params = raw(&json!({
         "protocolVersion": Revision::LATEST_LEGACY.as_str(),
-        // What clients behind us may be able to answer; whether the one that calls is, is looked at when it is asked.
-        "capabilities": {"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}, "roots": {}},
+        "capabilities": connection.capabilities(),
         "clientInfo": own_name(),
     }));
     let result = ask(connection, METHOD, &params, deadline, Abandon::Ignore).await?;
@@ -239,6 +244,7 @@ async fn initialize(
                 shortened(&found.protocol_version)
             ))
         })?;
+    connection.agreed(revision);
     connection
         .notify("notifications/initialized", &raw(&json!({})), deadline)
         .await
@@ -264,12 +270,12 @@ fn lists(capabilities: &Value) -> Vec<List> {
         .collect()
 }
 
-/// Fetches everything that the child offers, page by page.
+/// Fetches everything that the server offers, page by page.
 ///
 /// # Errors
 /// [`HandshakeError`] when a list that was announced cannot be had before `deadline`.
 pub(crate) async fn list_all(
-    connection: &Connection,
+    connection: &impl Wire,
     agreement: &Agreement,
     deadline: Instant,
 ) -> Result<Listing, HandshakeError> {
@@ -309,7 +315,7 @@ pub(crate) async fn list_all(
 }
 
 async fn list_one(
-    connection: &Connection,
+    connection: &impl Wire,
     agreement: &Agreement,
     list: List,
     freshness: &mut Freshness,
@@ -382,7 +388,7 @@ fn freshness_of(page: &Members<'_>, so_far: Freshness) -> Freshness {
 }
 
 async fn ask(
-    connection: &Connection,
+    connection: &impl Wire,
     method: &'static str,
     params: &RawValue,
     deadline: Instant,
@@ -410,6 +416,19 @@ fn shortened(text: &str) -> String {
         .collect::<String>()
         .escape_debug()
         .to_string()
+}
+
+/// Asks whether the server is there; any answer will do.
+pub(crate) async fn ping(connection: &impl Wire, agreement: &Agreement) -> bool {
+    let (method, params) = match agreement.era() {
+        Era::Legacy => ("ping", json!({})),
+        Era::Modern => ("server/discover", json!({"_meta": own_meta()})),
+    };
+    let deadline = Instant::now() + PING_TIMEOUT;
+    connection
+        .request(method, &raw(&params), deadline, Abandon::Ignore)
+        .await
+        .is_ok()
 }
 
 /// What we say of ourselves when we ask for ourselves.

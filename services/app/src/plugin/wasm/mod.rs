@@ -1,0 +1,332 @@
+//! WebAssembly components: the `wasm` crate runs them, this module serves them.
+//!
+//! A component is loaded again when its file changes; one that cannot be loaded leaves the last one that could in service.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ::wasm::{CallError, Grants, Host, Level, Limits, LoadError, Plugin, Runtime};
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{SHA256, digest};
+use jsonschema::Validator;
+use mcp::{Cause, Failure, Method};
+use serde_json::{Value, json, value::to_raw_value};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Answer, Ask, Freshness, Item, Listing, Scope, State,
+    builtin::{hex, tool::refused},
+    followed::{self, Followed},
+    notices::Notices,
+    shown::Shown,
+};
+
+/// The largest component, in bytes.
+const MODULE_BYTES_MAX: u64 = 256 << 20;
+/// How long a component may take to name its tools.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may keep the list.
+const LIST_TTL_MS: u64 = 60_000;
+
+/// How to serve a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WasmSpec {
+    /// The component's file.
+    pub module: PathBuf,
+    /// SHA-256 that the file must have, in hexadecimal.
+    pub digest: Option<String>,
+    /// How much a call may take.
+    pub limits: Limits,
+    /// What a call may do beside computing.
+    pub grants: Grants,
+    /// Where compiled components are kept; the first plugin's holds for all of a process.
+    pub cache: Option<PathBuf>,
+    /// How long one call may take, if its client gives it that long.
+    pub call_timeout: Duration,
+}
+
+/// A plugin that is a component.
+#[derive(Debug)]
+pub struct Wasm {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: Arc<str>,
+    spec: WasmSpec,
+    runtime: Runtime,
+    serving: ArcSwapOption<Serving>,
+    shown: Shown,
+}
+
+/// A component in service.
+#[derive(Debug)]
+struct Serving {
+    plugin: Plugin,
+    /// By tool; `None` for a schema that cannot be checked.
+    checks: HashMap<String, Option<Validator>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotServed {
+    #[error("its file {path} cannot be read")]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("its file has the SHA-256 {found}, and not the one that is configured")]
+    Digest { found: String },
+    #[error("its component cannot be used")]
+    Load(#[from] LoadError),
+    #[error("it does not name its tools")]
+    List(#[from] CallError),
+    #[error("it has no tools: {0}")]
+    NoTools(String),
+}
+
+impl Wasm {
+    /// Loads the component in the background. `changed` is told of every change of state or tools.
+    pub fn start(name: &str, spec: WasmSpec, runtime: Runtime, changed: &Arc<Notify>) -> Self {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            name: name.into(),
+            spec,
+            runtime,
+            serving: ArcSwapOption::empty(),
+            shown: Shown::new(changed),
+        });
+        tokio::spawn(serve(Arc::clone(&shared), stop.clone()));
+        Self {
+            shared,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Returns what is offered, or was.
+    pub fn listing(&self) -> Arc<Listing> {
+        self.shared.shown.listing()
+    }
+
+    /// Returns whether there is a component to serve from.
+    pub fn state(&self) -> State {
+        self.shared.shown.state()
+    }
+
+    /// Runs a tool in an instance of its own.
+    ///
+    /// # Errors
+    /// [`Cause::NoBackend`] and [`Cause::Overloaded`] when it did not run, [`Cause::UpstreamBroken`] when it trapped,
+    /// [`Cause::Timeout`], [`Cause::UpstreamInvalid`].
+    pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
+        let shared = &self.shared;
+        if *ask.method != Method::ToolsCall {
+            return Err(Failure::new(Cause::MethodNotFound));
+        }
+        let serving = shared.serving.load_full().ok_or_else(|| {
+            let state = shared.shown.state();
+            let what = format!("is {}; the call was not sent", state.as_str());
+            shared.failure(Cause::NoBackend, &what)
+        })?;
+        let check = serving.checks.get(ask.key);
+        let check = check.ok_or_else(|| Failure::say(Cause::InvalidParams, "no such tool"))?;
+        let arguments = Value::Object(ask.arguments()?);
+        let misfits = check
+            .as_ref()
+            .map_or_else(Vec::new, |check| crate::schema::misfits(check, &arguments));
+        let result = match misfits.as_slice() {
+            misfits @ [_, ..] => crate::schema::refusal(misfits),
+            [] => {
+                let deadline = ask
+                    .context
+                    .deadline
+                    .min(Instant::now() + shared.spec.call_timeout);
+                let host = shared.host(ask.context.request_id.as_str(), ask.context.notices);
+                let arguments = arguments.to_string();
+                let called = serving
+                    .plugin
+                    .call_tool(ask.key, &arguments, host, deadline);
+                match called.await.map_err(|error| shared.lost(&error))? {
+                    Ok(text) => result(text),
+                    Err(reason) => refused(&reason),
+                }
+            }
+        };
+        let result = to_raw_value(&result).map_err(|_| Failure::new(Cause::Internal))?;
+        Ok(Answer::Result(result))
+    }
+}
+
+impl Shared {
+    fn host(&self, request_id: &str, notices: Notices) -> Arc<dyn Host> {
+        Arc::new(Logger {
+            plugin: Arc::clone(&self.name),
+            request_id: request_id.to_owned(),
+            notices,
+        })
+    }
+
+    fn failure(&self, cause: Cause, what: &str) -> Failure {
+        Failure::say(cause, format!("the plugin {} {what}", self.name))
+    }
+
+    /// Says what a call without an answer means for its caller, and logs why.
+    fn lost(&self, error: &CallError) -> Failure {
+        let reason = error.to_string();
+        tracing::warn!(plugin = %self.name, reason, "a call of the plugin has no answer");
+        match error {
+            CallError::Busy => self.failure(Cause::Overloaded, "has too many calls under way"),
+            CallError::Unmade(_) => {
+                self.failure(Cause::NoBackend, "cannot be started; the call did not run")
+            }
+            CallError::Late => self.failure(
+                Cause::Timeout,
+                "did not answer in time; the call may have run",
+            ),
+            CallError::Trapped(_) => self.failure(
+                Cause::UpstreamBroken,
+                "ended while the call was under way; the call may have run",
+            ),
+            CallError::TooLong(_) => {
+                self.failure(Cause::UpstreamInvalid, "answered more than is taken")
+            }
+        }
+    }
+
+    /// Reads, checks and compiles the component.
+    fn compile(&self) -> Result<Plugin, NotServed> {
+        let path = &self.spec.module;
+        let bytes = followed::read(path, MODULE_BYTES_MAX).map_err(|source| NotServed::File {
+            path: path.clone(),
+            source,
+        })?;
+        if let Some(wanted) = &self.spec.digest {
+            let found = hex(digest(&SHA256, &bytes).as_ref());
+            if found != *wanted {
+                return Err(NotServed::Digest { found });
+            }
+        }
+        let (limits, grants) = (self.spec.limits, self.spec.grants.clone());
+        Ok(Plugin::load(&self.runtime, &bytes, limits, grants)?)
+    }
+
+    async fn load(self: &Arc<Self>) -> Result<(), NotServed> {
+        let shared = Arc::clone(self);
+        let plugin = tokio::task::spawn_blocking(move || shared.compile())
+            .await
+            .unwrap_or_else(|lost| {
+                let path = self.spec.module.clone();
+                let source = std::io::Error::other(lost);
+                Err(NotServed::File { path, source })
+            })?;
+        let deadline = Instant::now() + LIST_TIMEOUT;
+        let listed = plugin
+            .list_tools(self.host("-", Notices::default()), deadline)
+            .await?;
+        let (mut tools, mut checks) = (Vec::new(), HashMap::new());
+        for text in
+            listed.map_err(|reason| NotServed::NoTools(reason.escape_debug().to_string()))?
+        {
+            let definition: Option<Value> = serde_json::from_str(&text).ok();
+            let named = definition.as_ref().and_then(|definition| {
+                let name = definition.get("name")?.as_str()?.to_owned();
+                Some((name, definition.get("inputSchema")?))
+            });
+            match (named, serde_json::from_str(&text)) {
+                (Some((key, schema)), Ok(raw)) => {
+                    checks.insert(key.clone(), crate::schema::options().build(schema).ok());
+                    tools.push(Item { key, raw });
+                }
+                _ => {
+                    tracing::warn!(plugin = %self.name, "a tool without name and inputSchema is not served");
+                }
+            }
+        }
+        tracing::info!(plugin = %self.name, tools = tools.len(), "the plugin is in service");
+        self.serving
+            .store(Some(Arc::new(Serving { plugin, checks })));
+        self.shown.set_listing(Listing {
+            tools,
+            freshness: Freshness {
+                ttl_ms: LIST_TTL_MS,
+                scope: Scope::Public,
+            },
+            ..Listing::default()
+        });
+        self.shown.set_state(State::Ready);
+        Ok(())
+    }
+}
+
+/// Keeps the component that the file has in service, until `stop`.
+async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut file = Followed::new(shared.spec.module.clone());
+    while file.changed(&stop).await {
+        if let Err(error) = shared.load().await {
+            let reason = telemetry::error_chain(&error);
+            tracing::warn!(plugin = %shared.name, reason, "the plugin's component cannot be put into service");
+            if shared.serving.load().is_none() {
+                shared.shown.set_state(State::Restarting { reason });
+            }
+        }
+    }
+    shared.shown.set_state(State::Stopped);
+}
+
+/// Makes a result from a tool's JSON; what is no object is text alone.
+fn result(text: String) -> Value {
+    let mut result = json!({"resultType": "complete", "isError": false});
+    if let Ok(structured @ Value::Object(_)) = serde_json::from_str(&text) {
+        result["structuredContent"] = structured;
+    }
+    result["content"] = json!([{"type": "text", "text": text}]);
+    result
+}
+
+/// Writes what a component says into our log, escaped, and tells its client how far it is.
+struct Logger {
+    plugin: Arc<str>,
+    request_id: String,
+    notices: Notices,
+}
+
+impl Host for Logger {
+    fn log(&self, level: Level, message: &str) {
+        let (plugin, request_id) = (&*self.plugin, self.request_id.as_str());
+        let said = message.escape_debug().to_string();
+        match level {
+            Level::Debug => tracing::debug!(plugin, request_id, said, "the plugin says"),
+            Level::Info => tracing::info!(plugin, request_id, said, "the plugin says"),
+            Level::Warn => tracing::warn!(plugin, request_id, said, "the plugin says"),
+            Level::Error => tracing::error!(plugin, request_id, said, "the plugin says"),
+        }
+    }
+
+    fn progress(&self, done: f64, total: Option<f64>, message: Option<&str>) {
+        let mut params = json!({"progress": done});
+        if let Some(total) = total {
+            params["total"] = total.into();
+        }
+        if let Some(message) = message {
+            params["message"] = message.into();
+        }
+        if let Ok(params) = to_raw_value(&params) {
+            self.notices.pass_progress(&params);
+        }
+        let said = message.map(|message| message.escape_debug().to_string());
+        tracing::debug!(
+            plugin = &*self.plugin,
+            request_id = self.request_id,
+            done,
+            total,
+            said,
+            "the plugin goes on"
+        );
+    }
+}

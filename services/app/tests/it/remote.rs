@@ -1,0 +1,291 @@
+//! Remote MCP servers: two that nobody here wrote, and one that is rude on request.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use app::plugin::{
+    http::HttpSpec,
+    mounts::{Kind, Spec},
+    outgoing::Credential,
+};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{App, installed, npm, until};
+
+/// A server process that says on a line of its own where it listens; it ends with this value.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    fn start(program: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let url = said
+            .by_ref()
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| line.starts_with("http://127.0.0.1:"))
+            .unwrap();
+        // A server whose output nobody takes stops, or fails.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self { child, url }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn remote(url: &str) -> Spec {
+    with(url, Credential::default())
+}
+
+fn with(url: &str, credential: Credential) -> Spec {
+    Spec {
+        name: "remote".to_owned(),
+        prefix: "remote_".to_owned(),
+        kind: Kind::Http(HttpSpec {
+            url: url.to_owned(),
+            credential,
+            start_timeout: Duration::from_secs(20),
+            call_timeout: Duration::from_secs(5),
+            answer_bytes_max: 1 << 20,
+        }),
+    }
+}
+
+/// Calls a tool that tells four times how far it is, and returns its answer.
+async fn told(app: &App, tool: &str, arguments: Value) -> Value {
+    let params = json!({"name": tool, "arguments": arguments, "_meta": {"progressToken": "mine"}});
+    let mut events = app.stream("tools/call", params).await.rest().await;
+    let answer = events.pop().unwrap();
+    assert_eq!(events.len(), 4, "{events:?}");
+    for event in &events {
+        assert_eq!(event["params"]["progressToken"], "mine", "{event}");
+    }
+    answer
+}
+
+#[tokio::test]
+async fn server_everything_over_http_is_served_as_if_it_were_modern() {
+    let script = npm("server-everything");
+    let preload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/loopback.cjs");
+    let served = Served::start("node", &["-r", preload, &script, "streamableHttp"]);
+    let app = App::start(vec![remote(&served.url)]).await;
+    let echo = app.call("remote_echo", json!({"message": "häi"})).await;
+    assert_eq!(
+        echo.body["result"]["content"][0]["text"], "Echo: häi",
+        "{echo:?}"
+    );
+    assert_eq!(echo.body["result"]["resultType"], "complete");
+    let slow = json!({"duration": 1, "steps": 4});
+    let slow = told(&app, "remote_trigger-long-running-operation", slow).await;
+    assert!(slow.to_string().contains("completed"), "{slow}");
+    let resources = app.ask("resources/list", json!({})).await.body;
+    let uri = &resources["result"]["resources"][0]["uri"];
+    let read = app.ask("resources/read", json!({"uri": uri})).await.body;
+    assert!(read["result"]["contents"][0].is_object(), "{read}");
+    app.mounts.stop().await;
+}
+
+#[tokio::test]
+async fn a_stateless_server_of_the_newest_revision_is_served_and_tells_of_changes() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/modern_server.py");
+    let python = installed("venv/bin/python");
+    let served = Served::start(&python, &[script]);
+    let app = App::start(vec![remote(&served.url)]).await;
+    let echo = app.call("remote_echo", json!({"message": "häi"})).await;
+    assert_eq!(echo.body["result"]["content"][0]["text"], "häi", "{echo:?}");
+    let slow = told(&app, "remote_slow", json!({"seconds": 0.2})).await;
+    assert_eq!(slow["result"]["content"][0]["text"], "done", "{slow}");
+    app.call("remote_grow", json!({})).await;
+    app.until_answered("remote_grown").await;
+    app.mounts.stop().await;
+}
+
+/// A server of the older era that can be made to forget its sessions, to want a token, to hang, and to talk nonsense.
+#[derive(Clone, Default)]
+struct Rude {
+    sessions: Arc<AtomicUsize>,
+    /// Every verb and method, with the session.
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Rude {
+    async fn open() -> (Self, String) {
+        let rude = Self::default();
+        let router = Router::new()
+            .route("/mcp", any(serve))
+            .with_state(rude.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (rude, url)
+    }
+
+    fn session(&self) -> String {
+        format!("s{}", self.sessions.load(Ordering::SeqCst))
+    }
+
+    fn saw(&self, what: &str) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|(method, _)| method == what).count()
+    }
+}
+
+async fn serve(State(rude): State<Rude>, verb: Method, head: HeaderMap, body: Bytes) -> Response {
+    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let method = message["method"]
+        .as_str()
+        .unwrap_or(verb.as_str())
+        .to_owned();
+    let text = |name: &str| {
+        head.get(name)
+            .map_or("", |value| value.to_str().unwrap())
+            .to_owned()
+    };
+    let session = text("mcp-session-id");
+    rude.seen
+        .lock()
+        .unwrap()
+        .push((method.clone(), session.clone()));
+    if text("authorization") != "Bearer right" {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let result = |result: Value| {
+        Json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result})).into_response()
+    };
+    if method == "initialize" {
+        rude.sessions.fetch_add(1, Ordering::SeqCst);
+        let mut answer = result(
+            json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "rude", "version": "1"}}),
+        );
+        answer
+            .headers_mut()
+            .insert("mcp-session-id", rude.session().parse().unwrap());
+        return answer;
+    }
+    if session != rude.session() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    assert_eq!(text("mcp-protocol-version"), "2025-06-18");
+    match (method.as_str(), message["params"]["name"].as_str()) {
+        ("tools/list", _) => {
+            let names = ["fine", "hang", "cut", "html", "large"];
+            result(
+                json!({"tools": names.map(|name| json!({"name": name, "inputSchema": {"type": "object"}}))}),
+            )
+        }
+        ("tools/call", Some("fine")) => {
+            result(json!({"content": [], "structuredContent": {"session": session}}))
+        }
+        ("tools/call", Some("hang")) => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            StatusCode::OK.into_response()
+        }
+        ("tools/call", Some("cut")) => (
+            [(header::CONTENT_TYPE, "text/event-stream")],
+            ": nothing follows\n\n",
+        )
+            .into_response(),
+        ("tools/call", Some("large")) => (
+            [(header::CONTENT_TYPE, "text/event-stream")],
+            format!("data: {}", "x".repeat(2 << 20)),
+        )
+            .into_response(),
+        ("tools/call", _) => "<html>".into_response(),
+        ("GET", _) => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+        _ => StatusCode::ACCEPTED.into_response(),
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_session_is_begun_again_without_an_error_and_ended_in_the_end() {
+    let (rude, url) = Rude::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "wrong").unwrap();
+    let credential = Credential {
+        token_file: Some(token_file.clone()),
+        ..Credential::default()
+    };
+    let app = App::start(vec![with(&url, credential)]).await;
+    let list = app.ask("tools/list", json!({})).await.body;
+    assert_eq!(
+        list["result"]["_meta"]["dev.sweetmcp/missing"][0]["plugin"],
+        "remote"
+    );
+    std::fs::write(&token_file, "right").unwrap();
+    app.until_answered("remote_fine").await;
+
+    // Sessions that end within a second of their beginning make us wait; these do not.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    rude.sessions.fetch_add(1, Ordering::SeqCst);
+    let (before, initialized) = (rude.session(), rude.saw("initialize"));
+    let calls = (0..8).map(|_| app.call("remote_fine", json!({})));
+    for answer in futures::future::join_all(calls).await {
+        let session = &answer.body["result"]["structuredContent"]["session"];
+        assert!(
+            session.is_string() && *session != json!(before),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(
+        rude.saw("initialize"),
+        initialized + 1,
+        "one new session for all of them"
+    );
+    app.mounts.stop().await;
+    assert_eq!(rude.saw("DELETE"), 1);
+}
+
+#[tokio::test]
+async fn what_a_remote_server_does_wrong_costs_the_call_alone() {
+    let (rude, url) = Rude::open().await;
+    let credential = Credential {
+        headers: [("authorization".to_owned(), "Bearer right".to_owned())].into(),
+        token_file: None,
+    };
+    let app = App::start(vec![with(&url, credential)]).await;
+    for (tool, cause) in [
+        ("remote_hang", mcp::Cause::Timeout),
+        ("remote_cut", mcp::Cause::UpstreamBroken),
+        ("remote_html", mcp::Cause::UpstreamInvalid),
+        ("remote_large", mcp::Cause::UpstreamInvalid),
+    ] {
+        let answer = app.call(tool, json!({})).await;
+        assert_eq!(answer.code(), cause.code(), "{tool}: {answer:?}");
+        let fine = app.call("remote_fine", json!({})).await;
+        assert_eq!(fine.outcome, "ok", "after {tool}");
+    }
+    until("the hanging call was cancelled", async || {
+        (rude.saw("notifications/cancelled") == 1).then_some(())
+    })
+    .await;
+    assert_eq!(rude.saw("initialize"), 1);
+    app.mounts.stop().await;
+}
