@@ -30,7 +30,7 @@ warm_up = "1s"
 "#;
 
 /// The configuration of a release whose one tool works like this.
-fn config(how: &str) -> Result<String> {
+pub(crate) fn config(how: &str) -> Result<String> {
     let python = python("python")?;
     let server = testkit::workspace().join("tests/clients/work_server.py");
     Ok(format!(
@@ -43,13 +43,13 @@ fn config(how: &str) -> Result<String> {
 }
 
 /// A fleet whose tool works well, and files beside it.
-struct Case {
-    fleet: Fleet,
+pub(crate) struct Case {
+    pub(crate) fleet: Fleet,
     stable: String,
 }
 
 impl Case {
-    async fn up() -> Result<Case> {
+    pub(crate) async fn up() -> Result<Case> {
         let fleet = Fleet::up(&config("good")?).await?;
         // Plugins come up after the fleet.
         eventually(Duration::from_secs(30), async || {
@@ -63,7 +63,7 @@ impl Case {
         Ok(Case { fleet, stable })
     }
 
-    fn file(&self, name: &str, text: &str) -> Result<String> {
+    pub(crate) fn file(&self, name: &str, text: &str) -> Result<String> {
         let path = self.fleet.folder().join(name);
         std::fs::write(&path, text)?;
         Ok(path.display().to_string())
@@ -93,12 +93,12 @@ impl Case {
         .concat()
     }
 
-    async fn deploy(&self, more: &[&str]) -> Result<Ran> {
+    pub(crate) async fn deploy(&self, more: &[&str]) -> Result<Ran> {
         self.fleet.sweetops(&self.args(more)).await
     }
 
     /// Calls at a steady rate, until it is told to end.
-    fn load(&self) -> Result<Load> {
+    pub(crate) fn load(&self) -> Result<Load> {
         let mut command = self.fleet.command(&[
             "loadtest",
             "--users",
@@ -123,13 +123,13 @@ impl Case {
     }
 }
 
-struct Load {
+pub(crate) struct Load {
     child: Child,
 }
 
 impl Load {
     /// Ends the load; its report.
-    async fn end(self) -> Result<Value> {
+    pub(crate) async fn end(self) -> Result<Value> {
         let pid = self
             .child
             .id()

@@ -77,14 +77,14 @@ async fn clients_of_both_eras_answer_questions_and_hear_of_progress() -> Result<
 }
 
 /// A stream that is being read.
-struct Reading {
+pub(crate) struct Reading {
     response: reqwest::Response,
     decoder: Decoder,
     read: std::collections::VecDeque<Event>,
 }
 
 impl Reading {
-    async fn open(request: reqwest::RequestBuilder) -> Result<Reading> {
+    pub(crate) async fn open(request: reqwest::RequestBuilder) -> Result<Reading> {
         let response = request.send().await?;
         ensure!(response.status() == 200, "{}", response.status());
         let buffering = response.headers().get("x-accel-buffering");
@@ -97,7 +97,7 @@ impl Reading {
     }
 
     /// The next message; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Value>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
         loop {
             if let Some(event) = self.read.pop_front() {
                 if event.data.is_empty() {
@@ -115,7 +115,12 @@ impl Reading {
 }
 
 /// A request of 2026-07-28 whose answer streams.
-fn modern(fleet: &Fleet, method: &str, mut params: Value, id: &str) -> reqwest::RequestBuilder {
+pub(crate) fn modern(
+    fleet: &Fleet,
+    method: &str,
+    mut params: Value,
+    id: &str,
+) -> reqwest::RequestBuilder {
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
@@ -223,13 +228,13 @@ fn last(text: &str) -> Result<Value> {
 }
 
 /// A session of the older era.
-struct Session<'a> {
+pub(crate) struct Session<'a> {
     fleet: &'a Fleet,
     token: String,
 }
 
 impl<'a> Session<'a> {
-    async fn open(fleet: &'a Fleet) -> Result<Session<'a>> {
+    pub(crate) async fn open(fleet: &'a Fleet) -> Result<Session<'a>> {
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}}, "clientInfo": {"name": "t", "version": "1"}});
         let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
         let url = &fleet.status.endpoints.mcp;
@@ -243,7 +248,7 @@ impl<'a> Session<'a> {
         self.with(self.fleet.client().post(url)).json(body)
     }
 
-    fn with(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    pub(crate) fn with(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request
             .header("accept", "application/json, text/event-stream")
             .header("mcp-session-id", &self.token)

@@ -15,6 +15,7 @@ mod deploys;
 mod eras;
 mod front_doors;
 mod hostile;
+mod listening;
 mod loadtest;
 mod seeds;
 mod supervision;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use mcp::{Call, Cause, Failure, Method, Outcome, Repeat, Reply};
 use policy::balance::BackendId;
+use policy::deadline::Deadline;
 use policy::retry::{self, Budget, BudgetRules, Happened, Next};
 use rand::RngExt;
 use telemetry::trace::{Attempt, tracer};
@@ -24,6 +25,13 @@ use crate::record::Record;
 use crate::route::{self, Route};
 use crate::stream::{ClientGone, Part, Told};
 use crate::transport::{self, Answer, Broken, Events, Transport};
+
+/// Longest pause before a listening goes on elsewhere, at first.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// And after several failures.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a client that listens is kept while nobody tells the edge anything.
+const DEAF_MAX: Duration = Duration::from_secs(60);
 
 /// The client to all apps, and what retries may cost.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ impl Bridge {
 }
 
 /// Sends a call until it is answered; what the app tells meanwhile goes to `told`. Once something was told,
-/// that attempt is the last: nobody can take it back.
+/// that attempt is the last: nobody can take it back. Only who listens goes on listening elsewhere.
 ///
 /// # Errors
 /// [`Cause::NoBackend`], [`Cause::UpstreamBroken`], [`Cause::UpstreamInvalid`] or [`Cause::Timeout`];
@@ -62,7 +70,75 @@ pub async fn send(
     edge: &Edge,
     context: &Context,
     caller: &Caller,
-    route: Route,
+    mut route: Route,
+    record: &mut Record<'_>,
+    told: &mut Told,
+) -> Result<Reply, Failure> {
+    let answer = answer(edge, context, caller, &route, record, told).await;
+    if route.call.method == Method::SubscriptionsListen && told.has_begun() {
+        return listen_on(edge, context, caller, &mut route, record, told, answer).await;
+    }
+    answer
+}
+
+/// Goes on with a `subscriptions/listen` whose instance took its leave or died: the client keeps its stream,
+/// and hears that what it listens to may have changed.
+///
+/// # Errors
+/// As [`send`], when no instance would listen for [`DEAF_MAX`].
+async fn listen_on(
+    edge: &Edge,
+    context: &Context,
+    caller: &Caller,
+    route: &mut Route,
+    record: &mut Record<'_>,
+    told: &mut Told,
+    mut answer: Result<Reply, Failure>,
+) -> Result<Reply, Failure> {
+    let mut pauses = Pauses::default();
+    let mut heard = Instant::now();
+    while heard.elapsed() < DEAF_MAX && !told.is_left() {
+        let pause = pauses.next(rand::rng().random());
+        tokio::time::sleep(pause).await;
+        told.go_on();
+        let limit = edge.settings.http.request_timeout;
+        let context = Context {
+            deadline: Deadline::new(None, limit, Instant::now()),
+            ..context.clone()
+        };
+        let began = Instant::now();
+        answer = match route::choose_again(edge, &context, route) {
+            Ok(()) => self::answer(edge, &context, caller, route, record, told).await,
+            Err(failure) => Err(failure),
+        };
+        if told.has_begun() {
+            heard = Instant::now();
+            if began.elapsed() > PAUSE_MAX {
+                pauses = Pauses::default();
+            }
+        }
+    }
+    answer
+}
+
+/// Pauses before a listening goes on, longer and longer: many listeners lose their instance at once.
+#[derive(Debug, Default)]
+struct Pauses(u32);
+
+impl Pauses {
+    fn next(&mut self, random: f64) -> Duration {
+        let longest = PAUSE_MIN.saturating_mul(1 << self.0).min(PAUSE_MAX);
+        self.0 = (self.0 + 1).min(10);
+        longest.mul_f64(random.clamp(0.0, 1.0))
+    }
+}
+
+/// Attempts until one answers, or has told something.
+async fn answer(
+    edge: &Edge,
+    context: &Context,
+    caller: &Caller,
+    route: &Route,
     record: &mut Record<'_>,
     told: &mut Told,
 ) -> Result<Reply, Failure> {
@@ -71,17 +147,17 @@ pub async fn send(
     let mut release = Arc::clone(&route.release);
     let mut before = Err(Broken::NotSent);
     loop {
-        let Some(place) = take(&route, &release, &tried) else {
+        let Some(place) = take(route, &release, &tried) else {
             // Nobody left to ask: what the last attempt came to stands.
-            return finish(&route, before);
+            return finish(route, before);
         };
         tried.extend(place.held.as_ref().map(Held::id));
         let on_candidate =
             route.instance.is_none() && route.view.stable() != Some(&*place.backend.release);
-        let (number, result) = attempt(edge, context, caller, &route, place, record, told).await;
+        let (number, result) = attempt(edge, context, caller, route, place, record, told).await;
         let again = again(&result, on_candidate, route.repeat).filter(|_| !told.has_begun());
         let Some(happened) = again else {
-            return finish(&route, result);
+            return finish(route, result);
         };
         let now = Instant::now();
         let facts = retry::Facts {
@@ -98,7 +174,7 @@ pub async fn send(
         match retry::next(&edge.bridge.rules, &edge.bridge.budget, &facts) {
             Next::GiveUp(reason) => {
                 tracing::debug!(?reason, attempts = facts.attempts, "no further attempt");
-                return finish(&route, result);
+                return finish(route, result);
             }
             Next::Retry { after } => tokio::time::sleep(after).await,
         }
@@ -341,6 +417,14 @@ mod tests {
                 "{result:?} {on_candidate} {repeat:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_listening_that_fails_again_and_again_goes_on_less_and_less_often() {
+        let mut pauses = Pauses::default();
+        let longest: Vec<u128> = (0..7).map(|_| pauses.next(1.0).as_millis()).collect();
+        assert_eq!(longest, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pauses.next(0.0), Duration::ZERO);
     }
 
     #[test]

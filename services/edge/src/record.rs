@@ -80,7 +80,7 @@ impl<'a> Record<'a> {
 
     /// A stream without an end of its own has begun: that is what its time measures.
     pub fn opened(&mut self) {
-        self.opened = Some(self.began.elapsed());
+        self.opened.get_or_insert(self.began.elapsed());
     }
 
     /// Tells how the call ended, after what it has told.

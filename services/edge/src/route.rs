@@ -39,33 +39,54 @@ pub fn choose(
     permit: Option<Permit>,
 ) -> Result<Route, Failure> {
     let view = edge.fleet.view();
+    let instance = match begun_at(&call) {
+        None => None,
+        Some(name) => Some(view.instance(&name).ok_or_else(|| gone(&call))?),
+    };
+    let release = release(edge, context, &view, instance.as_deref())?;
+    Ok(Route {
+        repeat: edge.catalogue.load().repeat(&call),
+        release,
+        call,
+        view: Arc::clone(&view),
+        instance,
+        _permit: permit,
+    })
+}
+
+/// Chooses once more, in the fleet as it is by now.
+///
+/// # Errors
+/// [`Cause::NoBackend`] as [`choose`].
+pub fn choose_again(edge: &Edge, context: &Context, route: &mut Route) -> Result<(), Failure> {
+    let view = edge.fleet.view();
+    route.release = release(edge, context, &view, route.instance.as_deref())?;
+    route.view = Arc::clone(&view);
+    Ok(())
+}
+
+fn release(
+    edge: &Edge,
+    context: &Context,
+    view: &View,
+    instance: Option<&Backend>,
+) -> Result<Arc<str>, Failure> {
     let split = view.split().ok_or_else(|| Failure::new(Cause::NoBackend))?;
     let facts = Facts {
         pinned: context.pinned.as_deref(),
         sticky: context.sticky,
         random: edge.turns.next(),
     };
-    let instance = match begun_at(&call) {
-        None => None,
-        Some(name) => Some(view.instance(&name).ok_or_else(|| gone(&call))?),
-    };
     let chosen = split.choose(&facts).release;
     // A candidate without an instance must not cost anybody a call.
-    let release = if let Some(instance) = &instance {
+    let release = if let Some(instance) = instance {
         &instance.release
     } else if view.has_instances(chosen) {
         chosen
     } else {
         split.stable()
     };
-    Ok(Route {
-        repeat: edge.catalogue.load().repeat(&call),
-        release: Arc::clone(release),
-        call,
-        view: Arc::clone(&view),
-        instance,
-        _permit: permit,
-    })
+    Ok(Arc::clone(release))
 }
 
 /// Why a call that goes on with something cannot: the client has to begin anew.

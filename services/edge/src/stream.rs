@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
+use mcp::envelope::{self, Body};
+use mcp::era::listen::missed;
 use mcp::{Call, Cause, Failure, Method, Reply};
 use tokio::sync::mpsc;
 
@@ -35,6 +37,8 @@ pub struct Told {
     client: Option<mpsc::Sender<Bytes>>,
     bytes: usize,
     has_begun: bool,
+    /// Whether this goes on with what another instance began to tell.
+    goes_on: bool,
 }
 
 /// Nobody reads on.
@@ -45,10 +49,15 @@ impl Told {
     /// For front doors that cannot tell: notifications are dropped.
     #[must_use]
     pub fn nobody() -> Told {
+        Told::to(None)
+    }
+
+    fn to(client: Option<mpsc::Sender<Bytes>>) -> Told {
         Told {
-            client: None,
+            client,
             bytes: 0,
             has_begun: false,
+            goes_on: false,
         }
     }
 
@@ -57,12 +66,40 @@ impl Told {
     /// # Errors
     /// [`ClientGone`] when nobody reads the stream any more.
     pub async fn tell(&mut self, message: Bytes) -> Result<(), ClientGone> {
-        let Some(client) = &self.client else {
+        if self.client.is_none() {
             return Ok(());
-        };
+        }
+        let goes_on = !std::mem::replace(&mut self.has_begun, true) && self.goes_on;
+        if !goes_on {
+            return self.send(message).await;
+        }
+        // The client knows already that it is listened to; not what it missed meanwhile.
+        if let Ok(Body::One(Ok(acknowledgement))) = envelope::read(&message) {
+            for missed in missed(&acknowledgement) {
+                self.send(missed.into()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, message: Bytes) -> Result<(), ClientGone> {
         self.bytes += message.len();
-        self.has_begun = true;
-        client.send(message).await.map_err(|_| ClientGone)
+        match &self.client {
+            Some(client) => client.send(message).await.map_err(|_| ClientGone),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets another instance go on with a `subscriptions/listen`.
+    pub fn go_on(&mut self) {
+        self.goes_on = true;
+        self.has_begun = false;
+    }
+
+    /// Whether nobody reads on.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.client.as_ref().is_none_or(mpsc::Sender::is_closed)
     }
 
     /// Whether the client has been told something: from then on no other attempt can answer it.
@@ -95,11 +132,7 @@ pub fn run(
     let (client, told) = mpsc::channel(WAITING_MAX);
     let named = telemetry::request_span(context.request_id.as_str(), &context.trace);
     let work = async move {
-        let mut told = Told {
-            client: Some(client),
-            bytes: 0,
-            has_begun: false,
-        };
+        let mut told = Told::to(Some(client));
         if call.method != Method::SubscriptionsListen {
             return gateway::run_telling(&edge, &context, &caller, call, &mut told).await;
         }

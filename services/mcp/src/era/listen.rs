@@ -9,7 +9,9 @@ use crate::call::META_SUBSCRIPTION_ID;
 use crate::envelope::{self, Id, Message};
 use crate::members::{Members, raw_of};
 use crate::method::Method;
-use crate::notification::{FILTER_ENTRIES_MAX, Filter, Notification, acknowledged, with_meta};
+use crate::notification::{
+    FILTER_ENTRIES_MAX, Filter, List, Notification, acknowledged, with_meta,
+};
 use crate::revision::Revision;
 
 /// What a server says that it tells unasked.
@@ -123,6 +125,44 @@ impl OldClientStream {
         let params = with_meta(params, META_SUBSCRIPTION_ID, None);
         Heard::Send(envelope::write_notification(method, params.as_deref()))
     }
+}
+
+/// What a client may have missed whose `subscriptions/listen` stands anew, told in place of the new
+/// acknowledgement: that everything changed which it says will be told. Empty for any other message.
+#[must_use]
+pub fn missed(acknowledgement: &Message<'_>) -> Vec<Vec<u8>> {
+    let Message::Notification { method, params } = acknowledgement else {
+        return Vec::new();
+    };
+    let Ok(Notification::Acknowledged { filter }) = Notification::read(method, *params) else {
+        return Vec::new();
+    };
+    let params = params.and_then(|raw| Members::parse(raw).ok());
+    let meta = params
+        .as_ref()
+        .and_then(|params| Members::parse(params.get("_meta")?).ok());
+    let subscription = meta.as_ref().and_then(|m| m.get(META_SUBSCRIPTION_ID));
+    let lists = [
+        (filter.tools_list_changed, List::Tools),
+        (filter.prompts_list_changed, List::Prompts),
+        (filter.resources_list_changed, List::Resources),
+    ];
+    let changed = lists
+        .into_iter()
+        .filter(|(told, _)| *told)
+        .map(|(_, list)| (list.method(), None));
+    let updated = filter.resource_subscriptions.iter().map(|uri| {
+        let mut params = Members::default();
+        params.push("uri", raw_of(uri));
+        (Method::ResourceUpdated, Some(params.to_raw()))
+    });
+    changed
+        .chain(updated)
+        .map(|(method, params)| {
+            let params = with_meta(params.as_deref(), META_SUBSCRIPTION_ID, subscription);
+            envelope::write_notification(method.as_str(), params.as_deref())
+        })
+        .collect()
 }
 
 /// All the `subscriptions/listen` of modern clients at one connection to an older server.
@@ -339,6 +379,34 @@ mod tests {
                 Heard::Ended => "ended".into(),
             };
             assert_eq!(got, heard, "{message}");
+        }
+    }
+
+    #[test]
+    fn who_listens_anew_hears_that_all_it_listens_to_may_have_changed() {
+        let meta = r#""_meta":{"io.modelcontextprotocol/subscriptionId":"l"}"#;
+        let changed = |list: &str| {
+            format!(r#"{{"method":"notifications/{list}/list_changed","params":{{{meta}}}}}"#)
+        };
+        let updated = format!(
+            r#"{{"method":"notifications/resources/updated","params":{{"uri":"a:b",{meta}}}}}"#
+        );
+        for (granted, told) in [
+            ("{}", vec![]),
+            (r#"{"toolsListChanged":true}"#, vec![changed("tools")]),
+            (
+                r#"{"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["a:b"]}"#,
+                vec![changed("prompts"), changed("resources"), updated],
+            ),
+        ] {
+            let message = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{granted},{meta}}}}}"#
+            );
+            let Ok(Body::One(Ok(read))) = envelope::read(message.as_bytes()) else {
+                panic!("{message}");
+            };
+            let missed: Vec<String> = missed(&read).iter().map(|m| text(m)).collect();
+            assert_eq!(missed, told);
         }
     }
 
