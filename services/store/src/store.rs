@@ -44,6 +44,15 @@ impl Store {
         Ok(Self::over(Sqlite::open(path, options).await?))
     }
 
+    /// Opens a store kept in a cluster's etcd.
+    ///
+    /// # Errors
+    /// If no member answers, or the prefix is out of bounds.
+    #[cfg(feature = "etcd")]
+    pub async fn open_etcd(options: &crate::EtcdOptions) -> Result<Self> {
+        Ok(Self::over(crate::etcd::Etcd::open(options).await?))
+    }
+
     pub(crate) fn over(backend: impl Backend) -> Self {
         Self {
             backend: Arc::new(backend),
