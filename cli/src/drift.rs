@@ -278,7 +278,13 @@ fn file_of(ctx: &Context, release: &Release) -> Result<Option<PathBuf>> {
 fn reads(role: Role, key: &str) -> bool {
     let sections: &[&str] = match role {
         Role::Edge => &["edge.", "telemetry.", "fleet.zone"],
-        Role::App => &["app.", "plugin.", "telemetry.", "fleet.zone"],
+        Role::App => &[
+            "app.",
+            "plugin.",
+            "edge.session.",
+            "telemetry.",
+            "fleet.zone",
+        ],
     };
     sections.iter().any(|section| key.starts_with(section))
 }
@@ -375,6 +381,7 @@ mod tests {
     fn each_role_is_compared_in_what_it_reads() {
         for (key, edge, app) in [
             ("edge.rate.burst", true, false),
+            ("edge.session.ttl", true, true),
             ("app.builtins", false, true),
             ("plugin.time.set", false, true),
             ("telemetry.log_filter", true, true),

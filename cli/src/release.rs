@@ -337,12 +337,22 @@ fn feed(hash: &mut Hash, text: &str) {
     hash.update(text.as_bytes());
 }
 
-/// The sections of the configuration that a role does not read.
-fn foreign_sections(role: Role) -> &'static [&'static str] {
-    match role {
-        Role::Edge => &["app", "plugin", "fleet", "rollout"],
-        Role::App => &["edge", "fleet", "rollout"],
-    }
+/// Whether a role does not read a key. One that nobody knows counts as read.
+fn is_foreign(role: Role, key: &str) -> bool {
+    let (foreign, read): (&[&str], &[&str]) = match role {
+        Role::Edge => (&["app", "plugin", "fleet", "rollout"], &["fleet.zone"]),
+        Role::App => (
+            &["edge", "fleet", "rollout"],
+            &["edge.session", "fleet.zone"],
+        ),
+    };
+    let within = |sections: &[&str]| {
+        sections.iter().any(|section| {
+            key.strip_prefix(section)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    };
+    within(foreign) && !within(read)
 }
 
 /// What a role reads of a configuration, as dotted keys with their values.
@@ -350,10 +360,9 @@ pub(crate) fn relevant_config(role: Role, config: &str) -> Result<BTreeMap<Strin
     let table: toml::Table = config.parse().context("it is not TOML")?;
     let mut flat = BTreeMap::new();
     for (key, value) in &table {
-        if !foreign_sections(role).contains(&key.as_str()) {
-            flatten(&mut flat, key, value);
-        }
+        flatten(&mut flat, key, value);
     }
+    flat.retain(|key, _| !is_foreign(role, key));
     Ok(flat)
 }
 
@@ -380,14 +389,8 @@ fn flatten(flat: &mut BTreeMap<String, String>, key: &str, value: &toml::Value) 
 
 fn relevant_environment(role: Role, all: &[(String, String)]) -> Vec<(String, String)> {
     let foreign = |name: &str| {
-        foreign_sections(role).iter().any(|section| {
-            let prefix = format!(
-                "{}{}__",
-                crate::agent::SETTINGS_PREFIX,
-                section.to_uppercase()
-            );
-            name.starts_with(&prefix)
-        })
+        name.strip_prefix(crate::agent::SETTINGS_PREFIX)
+            .is_some_and(|key| is_foreign(role, &key.to_lowercase().replace("__", ".")))
     };
     let mut kept: Vec<_> = all
         .iter()
@@ -528,6 +531,10 @@ mod tests {
             )),
             (false, false)
         );
+        for read_by_both in ["[edge.session]\nttl = \"1h\"", "[fleet]\nzone = \"z\""] {
+            let config = format!("{rest}[edge]\nworkers = 1\n{read_by_both}");
+            assert_eq!(same(&config), (false, false), "{read_by_both}");
+        }
     }
 
     #[test]
@@ -537,6 +544,8 @@ mod tests {
         let plain = prepare(&bench.state, &source).unwrap();
         source.environment = vec![("SWEETMCP__EDGE__WORKERS".into(), "2".into())];
         assert_eq!(prepare(&bench.state, &source).unwrap().id, plain.id);
+        source.environment = vec![("SWEETMCP__EDGE__SESSION__TTL".into(), "1h".into())];
+        assert_ne!(prepare(&bench.state, &source).unwrap().id, plain.id);
         source.environment = vec![("SWEETMCP__APP__BUILTINS".into(), "false".into())];
         let other = prepare(&bench.state, &source).unwrap();
         assert_ne!(other.id, plain.id);

@@ -78,6 +78,9 @@ pub(crate) struct InstanceStatus {
     pub(crate) health: Health,
     /// Where it is reached, as host:port.
     pub(crate) address: Option<String>,
+    /// Where an edge tells of itself, as host:port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) admin: Option<String>,
     /// How often it was started again.
     pub(crate) restarts: u32,
     /// How it ended the last time.
@@ -211,6 +214,7 @@ fn join(processes: &[Process], instances: &[Instance]) -> Vec<InstanceStatus> {
             release: process.release.clone(),
             health,
             address: None,
+            admin: None,
             restarts: process.restarts,
             last_exit: process.last_exit.clone(),
             config_digest: None,
@@ -225,6 +229,7 @@ fn join(processes: &[Process], instances: &[Instance]) -> Vec<InstanceStatus> {
             release: instance.release.clone(),
             health: Health::Ready,
             address: None,
+            admin: None,
             restarts: 0,
             last_exit: None,
             config_digest: None,
@@ -237,6 +242,7 @@ fn join(processes: &[Process], instances: &[Instance]) -> Vec<InstanceStatus> {
             continue;
         }
         status.address = Some(instance.address.clone());
+        status.admin.clone_from(&instance.admin);
         status.config_digest = Some(instance.config_digest.clone());
         status.health = match (instance.state, status.health) {
             (InstanceState::Draining, _) | (_, Health::Draining) => Health::Draining,

@@ -218,13 +218,12 @@ impl Sockets {
         Ok(copy)
     }
 
-    /// Lets go of sockets that no edge of `listens` uses any more.
-    pub(crate) fn retain(&mut self, listens: &[Listen]) -> Result<()> {
+    /// Lets go of sockets that no edge of `listens` uses any more, and of those of slots from `slots` on.
+    pub(crate) fn retain(&mut self, listens: &[Listen], slots: u32) -> Result<()> {
         let before = self.held.len();
         self.held.retain(|s| {
-            listens
-                .iter()
-                .any(|l| l.at(s.endpoint.door) == s.endpoint.configured)
+            let e = &s.endpoint;
+            e.slot < slots && listens.iter().any(|l| l.at(e.door) == e.configured)
         });
         if self.held.len() != before {
             self.save()
@@ -363,6 +362,11 @@ mod tests {
         assert_eq!(first, again);
         assert_eq!((first[0], first[2]), (second[0], second[2]));
         assert_ne!(first[1], second[1]);
+
+        // With fewer edges, nobody would answer at the second's.
+        sockets.retain(&[any_port()], 1).unwrap();
+        let slots: Vec<u32> = endpoints(&state).unwrap().iter().map(|e| e.slot).collect();
+        assert_eq!(slots, [0, 0, 0]);
 
         // A new agent comes back to the same ports.
         sockets.held.clear();

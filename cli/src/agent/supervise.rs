@@ -651,9 +651,13 @@ impl Supervisor {
         });
         let running = self.members.values().filter_map(|s| s.listen.clone());
         let listens: Vec<Listen> = running.chain(wanted).collect();
+        let pools = self.wishes.desired.pools.iter();
+        let wanted = pools.filter(|p| p.role == Role::Edge).map(|p| p.replicas);
+        let edges = self.members.values().filter(|s| s.listen.is_some());
+        let slots = edges.map(|s| s.slot + 1).chain(wanted).max().unwrap_or(1);
         // With nothing to compare with, keep all: a socket too many does no harm.
         if !listens.is_empty()
-            && let Err(error) = self.sockets.retain(&listens)
+            && let Err(error) = self.sockets.retain(&listens, slots.max(1))
         {
             tracing::warn!(
                 error = format!("{error:#}"),

@@ -275,12 +275,7 @@ fn rollout(frame: &mut Frame<'_>, area: Rect, model: &Model, palette: Palette) {
         ),
         Style::new().add_modifier(Modifier::BOLD),
     ));
-    for release in model
-        .snapshot
-        .edges
-        .iter()
-        .flat_map(|(_, traffic)| &traffic.releases)
-    {
+    for release in model.releases() {
         lines.push(Line::raw(format!(
             "{:<10}{:>10}{:>10}{:>12}{:>10}{:>10}",
             short(&release.release),

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use admin_api::{EdgeStatus, LatencyCounts, TrafficReport};
+use admin_api::{EdgeStatus, LatencyCounts, ReleaseCounters, TrafficReport};
 use registry::{Instance, Process, Traffic};
 
 /// Rates that are kept for the sparkline.
 const HISTORY: usize = 120;
+
+/// What an edge said.
+pub type Asked = (EdgeStatus, TrafficReport);
 
 /// The fleet at one moment.
 #[derive(Debug, Clone, Default)]
@@ -14,7 +17,7 @@ pub struct Snapshot {
     /// Milliseconds since 1970.
     pub unix_ms: u64,
     /// What each reachable edge said.
-    pub edges: Vec<(EdgeStatus, TrafficReport)>,
+    pub edges: Vec<Asked>,
     /// Registered instances.
     pub instances: Vec<Instance>,
     /// Supervised processes.
@@ -196,6 +199,21 @@ impl Model {
             .any(|text| text.to_lowercase().contains(&wanted))
     }
 
+    /// The calls of each release over all edges.
+    pub fn releases(&self) -> Vec<ReleaseCounters> {
+        let mut all: BTreeMap<&str, ReleaseCounters> = BTreeMap::new();
+        for one in self.snapshot.edges.iter().flat_map(|(_, t)| &t.releases) {
+            let sum = all.entry(&one.release).or_default();
+            sum.release.clone_from(&one.release);
+            sum.calls += one.calls;
+            sum.failures += one.failures;
+            sum.tool_errors += one.tool_errors;
+            sum.capped_failures += one.capped_failures;
+            sum.latency.merge(&one.latency);
+        }
+        all.into_values().collect()
+    }
+
     /// The rates of the last interval.
     pub fn rates(&self) -> Rates {
         self.history.back().copied().unwrap_or_default()
@@ -229,35 +247,45 @@ impl Model {
     }
 }
 
-/// All protocols of all edges: calls and errors so far.
-fn totals(snapshot: &Snapshot) -> (u64, u64) {
-    let counters = snapshot.edges.iter().flat_map(|(edge, _)| &edge.protocols);
-    counters.fold((0, 0), |(calls, errors), p| {
+/// Each edge as it is now, with what the same process said before: nothing if it began since. One that was not
+/// asked before would show all that it ever did as of this interval, so it waits for the next.
+fn intervals<'a>(
+    before: &'a Snapshot,
+    now: &'a Snapshot,
+) -> impl Iterator<Item = (Option<&'a Asked>, &'a Asked)> {
+    now.edges.iter().filter_map(|asked| {
+        let life = |(_, traffic): &Asked| (traffic.edge.clone(), traffic.started_unix_ms);
+        let earlier = before.edges.iter().find(|other| life(other) == life(asked));
+        let is_new = asked.1.started_unix_ms >= before.unix_ms;
+        (is_new || earlier.is_some()).then_some((earlier, asked))
+    })
+}
+
+/// All protocols of an edge: calls and errors so far.
+fn totals((edge, _): &Asked) -> (u64, u64) {
+    edge.protocols.iter().fold((0, 0), |(calls, errors), p| {
         (calls + p.calls, errors + p.errors)
     })
 }
 
-fn latency(snapshot: &Snapshot) -> LatencyCounts {
+fn latency((_, traffic): &Asked) -> LatencyCounts {
     let mut all = LatencyCounts::default();
-    for release in snapshot
-        .edges
-        .iter()
-        .flat_map(|(_, traffic)| &traffic.releases)
-    {
+    for release in &traffic.releases {
         all.merge(&release.latency);
     }
     all
 }
 
 fn rates(before: &Snapshot, now: &Snapshot, seconds: f64) -> Rates {
-    let ((calls_before, errors_before), (calls, errors)) = (totals(before), totals(now));
-    // A restarted edge begins again at zero: that interval shows what it counted since.
-    let calls = calls.checked_sub(calls_before).unwrap_or(calls);
-    let errors = errors.checked_sub(errors_before).unwrap_or(errors);
-    let latency = {
-        let now = latency(now);
-        now.since(&latency(before)).unwrap_or(now)
-    };
+    let (mut calls, mut errors, mut latencies) = (0_u64, 0_u64, LatencyCounts::default());
+    for (before, now) in intervals(before, now) {
+        let (calls_before, errors_before) = before.map(totals).unwrap_or_default();
+        let (calls_now, errors_now) = totals(now);
+        calls += calls_now.saturating_sub(calls_before);
+        errors += errors_now.saturating_sub(errors_before);
+        let since = before.and_then(|before| latency(now).since(&latency(before)));
+        latencies.merge(&since.unwrap_or_else(|| latency(now)));
+    }
     Rates {
         calls: calls as f64 / seconds,
         errors: if calls == 0 {
@@ -265,30 +293,23 @@ fn rates(before: &Snapshot, now: &Snapshot, seconds: f64) -> Rates {
         } else {
             errors as f64 / calls as f64
         },
-        p50_us: latency.quantile_us(0.5).unwrap_or(0),
-        p99_us: latency.quantile_us(0.99).unwrap_or(0),
+        p50_us: latencies.quantile_us(0.5).unwrap_or(0),
+        p99_us: latencies.quantile_us(0.99).unwrap_or(0),
     }
 }
 
 fn tool_rates(before: &Snapshot, now: &Snapshot, seconds: f64) -> BTreeMap<String, f64> {
-    let calls = |snapshot: &Snapshot| {
-        let mut calls: BTreeMap<String, u64> = BTreeMap::new();
-        for tool in snapshot.edges.iter().flat_map(|(edge, _)| &edge.tools) {
-            *calls.entry(tool.tool.clone()).or_default() += tool.calls;
+    let mut rates: BTreeMap<String, f64> = BTreeMap::new();
+    for (before, (edge, _)) in intervals(before, now) {
+        for tool in &edge.tools {
+            let earlier = before
+                .and_then(|(edge, _)| edge.tools.iter().find(|other| other.tool == tool.tool))
+                .map_or(0, |other| other.calls);
+            let calls = tool.calls.saturating_sub(earlier);
+            *rates.entry(tool.tool.clone()).or_default() += calls as f64 / seconds;
         }
-        calls
-    };
-    let before = calls(before);
-    calls(now)
-        .into_iter()
-        .map(|(tool, calls)| {
-            let since = before
-                .get(&tool)
-                .and_then(|b| calls.checked_sub(*b))
-                .unwrap_or(calls);
-            (tool, since as f64 / seconds)
-        })
-        .collect()
+    }
+    rates
 }
 
 #[cfg(test)]
@@ -297,8 +318,16 @@ mod tests {
     use admin_api::ProtocolCounters;
 
     fn snapshot(unix_ms: u64, calls: u64, errors: u64) -> Snapshot {
+        Snapshot {
+            unix_ms,
+            edges: vec![asked("edge-1", 1, calls, errors)],
+            ..Snapshot::default()
+        }
+    }
+
+    fn asked(name: &str, started_unix_ms: u64, calls: u64, errors: u64) -> Asked {
         let edge = EdgeStatus {
-            name: "edge-1".into(),
+            name: name.into(),
             release: "r".into(),
             config_digest: String::new(),
             in_flight: 0,
@@ -315,17 +344,17 @@ mod tests {
             unauthorized: 0,
         };
         let traffic = TrafficReport {
-            edge: "edge-1".into(),
-            started_unix_ms: 1,
+            edge: name.into(),
+            started_unix_ms,
             generation: 1,
-            releases: Vec::new(),
-            unix_ms,
+            releases: vec![ReleaseCounters {
+                release: "r".into(),
+                calls,
+                ..ReleaseCounters::default()
+            }],
+            unix_ms: 0,
         };
-        Snapshot {
-            unix_ms,
-            edges: vec![(edge, traffic)],
-            ..Snapshot::default()
-        }
+        (edge, traffic)
     }
 
     #[test]
@@ -335,8 +364,18 @@ mod tests {
         assert_eq!(model.rates(), Rates::default());
         model.observe(snapshot(3000, 300, 20));
         assert_eq!((model.rates().calls, model.rates().errors), (100.0, 0.1));
-        model.observe(snapshot(4000, 5, 0));
+        // One of two began anew, and another is heard of for the first time.
+        let two = |unix_ms, one, other| Snapshot {
+            unix_ms,
+            edges: vec![asked("edge-1", 3500, one, 0), asked("edge-2", 2, other, 0)],
+            ..Snapshot::default()
+        };
+        model.observe(two(4000, 5, 9000));
         assert_eq!(model.rates().calls, 5.0);
+        model.observe(two(5000, 8, 9002));
+        assert_eq!(model.rates().calls, 5.0);
+        let releases = model.releases();
+        assert_eq!((releases.len(), releases[0].calls), (1, 9010));
     }
 
     #[test]

@@ -146,8 +146,9 @@ async fn answer(
     let mut tried: Vec<BackendId> = Vec::new();
     let mut release = Arc::clone(&route.release);
     let mut before = Err(Broken::NotSent);
+    let mut bound = route.instance.clone();
     loop {
-        let Some(place) = take(route, &release, &tried) else {
+        let Some(place) = take(route, bound.as_ref(), &release, &tried) else {
             // Nobody left to ask: what the last attempt came to stands.
             return finish(route, before);
         };
@@ -155,6 +156,15 @@ async fn answer(
         let on_candidate =
             route.instance.is_none() && route.view.stable() != Some(&*place.backend.release);
         let (number, result) = attempt(edge, context, caller, route, place, record, told).await;
+        if let (Some(lost), Err(Broken::NotSent)) = (&bound, &result) {
+            // Nobody else can go on with this call, and nothing of it was sent.
+            match edge.fleet.returned(lost, context.deadline.at()).await {
+                Some(back) => bound = Some(back),
+                None => return finish(route, result),
+            }
+            before = result;
+            continue;
+        }
         let again = again(&result, on_candidate, route.repeat).filter(|_| !told.has_begun());
         let Some(happened) = again else {
             return finish(route, result);
@@ -212,8 +222,13 @@ struct Place {
 }
 
 /// Takes an instance for the next attempt; `None` when there is none.
-fn take(route: &Route, release: &str, tried: &[BackendId]) -> Option<Place> {
-    if let Some(backend) = &route.instance {
+fn take(
+    route: &Route,
+    bound: Option<&Arc<Backend>>,
+    release: &str,
+    tried: &[BackendId],
+) -> Option<Place> {
+    if let Some(backend) = bound {
         return Some(Place {
             backend: Arc::clone(backend),
             held: None,

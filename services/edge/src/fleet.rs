@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 use crate::edge::Edge;
 use crate::gaps::Gaps;
 
+/// How long a call waits for the one instance that can go on with it, when that does not take connections.
+const RETURN_MAX: Duration = Duration::from_secs(5);
 /// How long a starting edge waits for apps before it says that it is ready all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,8 @@ pub struct Backend {
     pub address: String,
     /// Where calls are sent.
     pub uri: Uri,
+    /// When it started: another time is another life of the same name.
+    started_unix_ms: u64,
 }
 
 /// The instances of one release.
@@ -151,6 +155,12 @@ impl View {
         member(app, &release).map(|member| member.target)
     }
 
+    /// Whether the app of a name has said that it goes.
+    fn drains(&self, name: &str) -> bool {
+        let mut apps = self.fleet.live(Role::App);
+        apps.any(|app| app.name == name && app.state == InstanceState::Draining)
+    }
+
     /// Every instance, for operators.
     pub fn backend_status(&self) -> Vec<BackendStatus> {
         let now = Instant::now();
@@ -216,6 +226,21 @@ impl FleetView {
     /// Follows the views.
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
         self.changes.subscribe()
+    }
+
+    /// Waits until an instance that takes no connections has begun another life under its name, for
+    /// [`RETURN_MAX`] and not past `until`. One that has said that it goes does not come back.
+    pub async fn returned(&self, lost: &Backend, until: Instant) -> Option<Arc<Backend>> {
+        let is_back = |view: &Arc<View>| match view.instance(&lost.name) {
+            Some(found) => found.started_unix_ms != lost.started_unix_ms || view.drains(&lost.name),
+            None => false,
+        };
+        let patience = until.saturating_duration_since(Instant::now());
+        let mut views = self.views();
+        let seen = tokio::time::timeout(patience.min(RETURN_MAX), views.wait_for(is_back));
+        let view = Arc::clone(&*seen.await.ok()?.ok()?);
+        view.instance(&lost.name)
+            .filter(|found| found.started_unix_ms != lost.started_unix_ms)
     }
 
     fn publish(&self, view: View) {
@@ -414,6 +439,7 @@ fn member(instance: &Instance, release: &Arc<str>) -> Option<Member<Arc<Backend>
             release: Arc::clone(release),
             address: instance.address.clone(),
             uri,
+            started_unix_ms: instance.started_unix_ms,
         }),
     })
 }
@@ -436,6 +462,44 @@ mod tests {
         };
         assert_eq!(chosen(999), "next");
         assert_eq!(chosen(1000), "stable");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_the_next_life_of_its_instance_and_not_for_one_that_goes() {
+        let settings = settings::Settings::load(None, std::iter::empty())
+            .unwrap()
+            .settings;
+        let edge = FleetView::new(&settings.edge);
+        let app = |started_unix_ms, state| {
+            let mut app = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
+            (app.started_unix_ms, app.state) = (started_unix_ms, state);
+            let mut fleet = Fleet::default();
+            fleet.instances.push(Arc::new(app));
+            view(&edge.rules, &mut BTreeMap::new(), Arc::new(fleet), 0)
+        };
+        use InstanceState::{Draining, Ready};
+        let lost = app(1, Ready).instance("app-1").unwrap();
+        let far = Instant::now() + Duration::from_secs(60);
+        for (then, comes_back, took_s) in [
+            (Some((2, Ready)), true, 1),
+            (Some((1, Draining)), false, 1),
+            (None, false, 5),
+        ] {
+            edge.publish(app(1, Ready));
+            let began = tokio::time::Instant::now();
+            let told = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Some((started, state)) = then {
+                    edge.publish(app(started, state));
+                }
+            };
+            let (back, ()) = tokio::join!(edge.returned(&lost, far), told);
+            assert_eq!(back.is_some(), comes_back, "{then:?}");
+            assert_eq!(began.elapsed().as_secs(), took_s, "{then:?}");
+        }
+        // Nor past the call's own end.
+        edge.publish(app(1, Ready));
+        assert!(edge.returned(&lost, Instant::now()).await.is_none());
     }
 
     #[test]

@@ -275,8 +275,8 @@ section! {
     Fleet "fleet" {
         /// App instances.
         apps: u32 = Count::<u32> { min: 1, max: 200 }, number(3);
-        /// Edge instances.
-        edges: u32 = Count::<u32> { min: 1, max: 1 }, number(1);
+        /// Edge instances. They share the addresses of `[edge]`; the others' operators' interface is at a free port.
+        edges: u32 = Count::<u32> { min: 1, max: 16 }, number(1);
         /// The zone that instances say they are in.
         zone: Option<String> = Optional(Text(&text::WORDS)), none();
     }

@@ -300,7 +300,7 @@ impl Settings {
         digest(self.canonical().into_iter().filter(|(key, _)| is_edge(key)))
     }
 
-    /// Digest of what an app reads: its own part, telemetry and the plugins.
+    /// Digest of what an app reads: its own part, sessions, telemetry and the plugins.
     #[must_use]
     pub fn app_digest(&self) -> String {
         digest(self.canonical().into_iter().filter(|(key, _)| is_app(key)))
@@ -508,6 +508,8 @@ fn is_app(key: &str) -> bool {
     key.starts_with("app.")
         || key.starts_with("telemetry.")
         || key.starts_with("plugin.")
+        // Older clients that call an app directly have its sessions.
+        || key.starts_with("edge.session.")
         || key == "fleet.zone"
 }
 

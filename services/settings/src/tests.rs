@@ -199,6 +199,10 @@ fn an_edit_changes_the_digest_of_its_reader_alone() {
         .settings;
     assert!(base.edge_digest() != edge.edge_digest() && base.app_digest() == edge.app_digest());
     assert!(base.edge_digest() == app.edge_digest() && base.app_digest() != app.app_digest());
+    let both = load("[edge.session]\nttl = \"1h\"\n", &[])
+        .unwrap()
+        .settings;
+    assert!(base.edge_digest() != both.edge_digest() && base.app_digest() != both.app_digest());
 }
 
 #[test]

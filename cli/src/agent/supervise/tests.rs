@@ -281,6 +281,59 @@ async fn a_replacement_overlaps_and_a_new_edge_release_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_edges_goes_and_the_other_stays() {
+    let mut bench = Bench::new(SLEEPS).await;
+    bench.want(2, 0).await;
+    bench.start().await;
+    let before = bench.until_running(2).await;
+    let endpoints = crate::agent::endpoints(&bench.state).unwrap();
+    let doors: Vec<_> = endpoints.iter().map(|e| (e.door, e.slot)).collect();
+    let own = |slot| (super::super::sockets::Door::Admin, slot);
+    assert_eq!(doors.len(), 4, "{doors:?}");
+    assert!(doors.contains(&own(0)) && doors.contains(&own(1)));
+
+    kill(before[0].pid);
+    let back = bench
+        .until("its successor", |all| {
+            all.len() == 2
+                && all
+                    .iter()
+                    .all(|p| p.state == ProcessState::Running && p.pid != before[0].pid)
+        })
+        .await;
+    assert_eq!((&*back[1].name, back[1].pid), ("edge-2", before[1].pid));
+
+    bench.restart("edge-2").await;
+    let after = bench
+        .until("another in the place of the second", |all| {
+            all.len() == 2
+                && all
+                    .iter()
+                    .all(|p| p.state == ProcessState::Running && p.name != "edge-2")
+        })
+        .await;
+    assert_eq!((&*after[0].name, after[0].pid), ("edge-1", back[0].pid));
+    assert_eq!(crate::agent::endpoints(&bench.state).unwrap(), endpoints);
+
+    // Both are given up by one agent and taken over by the next, with all their sockets.
+    bench.kill_agent().await;
+    bench.start().await;
+    let pids = |all: &[Process]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&bench.until_running(2).await), pids(&after));
+    let mut known = crate::agent::endpoints(&bench.state).unwrap();
+    let mut expected = endpoints;
+    for list in [&mut known, &mut expected] {
+        list.sort_by_key(|e| e.bound);
+    }
+    assert_eq!(known, expected);
+    bench.want(1, 0).await;
+    bench
+        .until("one edge", |all| all.len() == 1 && all[0].name == "edge-1")
+        .await;
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_never_starts_is_given_up_until_somebody_asks_again() {
     let mut bench = Bench::new("exit 7").await;
     bench.want(0, 1).await;
