@@ -103,6 +103,19 @@ fn deadline(edge: &Edge, asked: Option<Duration>, now: Instant) -> Deadline {
 }
 
 impl Context {
+    /// The context of a further message of the same client, on a connection that carries many.
+    #[must_use]
+    pub fn of_message(&self, edge: &Edge) -> Context {
+        let started = Instant::now();
+        Context {
+            request_id: RequestId::fresh(),
+            trace: TraceContext::new_root(edge.sample()),
+            deadline: deadline(edge, None, started),
+            started,
+            ..self.clone()
+        }
+    }
+
     /// The HTTP method; empty where there is none.
     #[must_use]
     pub fn http_method(&self) -> &str {

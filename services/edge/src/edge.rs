@@ -18,7 +18,7 @@ use crate::counters::Counters;
 use crate::exchange::Room;
 use crate::fleet::FleetView;
 use crate::identity::{Identity, Rules};
-use crate::ingress::Sessions;
+use crate::ingress::{Sessions, Sockets};
 use crate::life::Life;
 use crate::metrics::EdgeMetrics;
 
@@ -54,6 +54,8 @@ pub struct Edge {
     pub sessions: KeyRing,
     /// Who speaks with clients of the older era; set as soon as the store is open.
     pub legacy: OnceLock<Sessions>,
+    /// WebSocket connections; set with them.
+    pub sockets: OnceLock<Sockets>,
     /// May they now.
     pub admission: Admission,
     /// Where to.
@@ -100,6 +102,7 @@ impl Edge {
             identity: Arc::new(identity),
             sessions: read_session_keys(&settings)?,
             legacy: OnceLock::new(),
+            sockets: OnceLock::new(),
             admission: Admission::new(&settings, now).context("edge.rate")?,
             fleet: FleetView::new(&settings),
             turns: Turns::new(rand::random()),

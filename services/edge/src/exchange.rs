@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use mcp::{Cause, Failure};
 use pingora::ErrorType;
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use telemetry::RequestId;
 use telemetry::trace::{ServerRequest, Span, TraceContext, tracer};
@@ -27,7 +29,12 @@ pub enum Body {
     Whole(Bytes),
     /// Pieces as they come, each written at once.
     Pieces(BoxStream<'static, Bytes>),
+    /// The connection is no HTTP from here on (status 101, HTTP/1.1 alone), and is served by this to its end.
+    Upgraded(Upgraded),
 }
+
+/// Serves a connection that was upgraded.
+pub type Upgraded = Box<dyn FnOnce(Stream) -> BoxFuture<'static, ()> + Send>;
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {

@@ -123,6 +123,7 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
         .await
         .context("cannot open the store")?;
     let _ = edge.legacy.set(ingress::host(&edge, store.clone()));
+    let _ = edge.sockets.set(ingress::Sockets::new(&edge));
 
     let instance = describe(&edge, &sockets, &settings)?;
     tracing::info!(

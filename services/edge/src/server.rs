@@ -25,7 +25,7 @@ use pingora::server::ShutdownWatch;
 use tracing::Instrument;
 
 use crate::edge::Edge;
-use crate::exchange::{Body, Exchange, Response};
+use crate::exchange::{Body, Exchange, Response, Upgraded};
 use crate::{admin, gateway, ingress};
 
 /// Which of the edge's two HTTP ports this is.
@@ -149,6 +149,12 @@ impl HttpServerApp for Server {
             exchange.span.set_status(response.status().as_u16());
             response
         };
+        let (head, body) = response.into_parts();
+        let body = match body {
+            Body::Upgraded(serve) => return upgrade(session, head, serve).await,
+            body => body,
+        };
+        let response = Response::from_parts(head, body);
         let reusable = write(&mut session, response, self.edge.life.is_draining()).await;
         drop(guard);
         reusable?;
@@ -160,6 +166,21 @@ impl HttpServerApp for Server {
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
     }
+}
+
+/// Has an upgraded connection served to its end, after which it serves nothing more.
+async fn upgrade(
+    session: ServerSession,
+    head: http::response::Parts,
+    serve: Upgraded,
+) -> Option<ReusedHttpStream> {
+    let ServerSession::H1(mut session) = session else {
+        return None;
+    };
+    let written = session.write_response_header(Box::new(head.into())).await;
+    written.ok()?;
+    serve(session.into_inner()).await;
+    None
 }
 
 /// Writes an answer; `None` when the client is gone.
@@ -187,6 +208,8 @@ async fn write(session: &mut ServerSession, response: Response, last: bool) -> O
             session.write_response_header(Box::new(header)).await.ok()?;
             write_pieces(session, pieces).await?;
         }
+        // Whoever serves it needs the whole session.
+        Body::Upgraded(_) => return None,
     }
     Some(())
 }

@@ -356,6 +356,29 @@ impl Board {
         })
     }
 
+    /// Brings a client's message to the call it is for, if that runs here. A message for no call is dropped.
+    pub fn give(&self, session: &str, message: &Bytes) {
+        deliver(&lock(&self.known), session, message);
+    }
+
+    /// Forgets all that was said of a session. This host does at once; records that cannot be removed end by
+    /// themselves.
+    pub async fn forget(&self, session: &str) {
+        let prefix = format!("{FACTS}{session}/");
+        let records = self.shared.list(&prefix).await.unwrap_or_default();
+        for (key, _) in records {
+            if let Err(error) = self.shared.delete(&key).await {
+                tracing::debug!(%error, "a session's record stays for its time");
+            }
+            drop_fact(
+                &mut lock(&self.known),
+                session,
+                key.trim_start_matches(&prefix),
+            );
+        }
+        self.tidy(session);
+    }
+
     /// Brings a client's message (an answer, or that a call is cancelled) to the call it is for, on whatever
     /// host that runs. A message for no call is dropped by all.
     ///

@@ -35,6 +35,8 @@ pub async fn run<B: Backend>(
             message = next(&mut server) => from_server(&mut machine, message),
             Some(mail) = mailbox.next() => from_client(&mut machine, &mail),
             () = sleep_until(deadline) => machine.step(Input::Deadline),
+            // Nobody will ever read the answer; dropping the stream tells the server.
+            () = frames.closed() => return,
         };
         for output in outputs {
             let (message, is_response) = match output {

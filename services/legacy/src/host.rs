@@ -164,7 +164,7 @@ impl Response {
 
 /// What the client takes as an answer to a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Takes {
+pub(crate) enum Takes {
     Both,
     /// It can be sent nothing but the answer, so nothing is asked of it.
     JsonAlone,
@@ -181,7 +181,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// How long the session still lasts.
-    fn rest(&self) -> Duration {
+    pub(crate) fn rest(&self) -> Duration {
         Duration::from_secs(
             self.session
                 .expires_unix_s
@@ -278,23 +278,7 @@ impl<B: Backend> Host<B> {
                 Ok(Message::Request { id, method, params }) => {
                     names.push((id, method.into_owned(), params));
                 }
-                Ok(told @ Message::Notification { .. }) => {
-                    let Message::Notification { method, params } = &told else {
-                        continue;
-                    };
-                    let message = envelope::write_notification(method, *params);
-                    self.told(opened, &told, &message.into()).await?;
-                }
-                Ok(told @ Message::Response { .. }) => {
-                    let Message::Response { id, result } = &told else {
-                        continue;
-                    };
-                    let message = match result {
-                        Ok(result) => envelope::write_result(id, result),
-                        Err(error) => envelope::write_error(id, error),
-                    };
-                    self.told(opened, &told, &message.into()).await?;
-                }
+                Ok(told) => self.told(opened, &told, &told_alone(&told)).await?,
                 Err(refused) => answered.push(Bytes::from(
                     refused
                         .failure
@@ -337,15 +321,33 @@ impl<B: Backend> Host<B> {
         id: &Id,
         params: Option<&RawValue>,
     ) -> Result<Response, Failure> {
+        let (answer, session) = self.begin(asker, id, params).await?;
+        let mut response = Response::json(StatusCode::OK, answer);
+        let Some(session) = session else {
+            return Ok(response);
+        };
+        let nonce: [u8; NONCE_BYTES] = rand::rng().random();
+        let token = self
+            .keys
+            .seal(&session, nonce)
+            .map_err(|error| Failure::say(Cause::InvalidParams, error.to_string()))?;
+        response
+            .headers
+            .push((HeaderName::from_static(SESSION_ID), token));
+        Ok(response)
+    }
+
+    /// Answers `initialize`: the message, and the session unless the server refused.
+    pub(crate) async fn begin(
+        &self,
+        asker: &Asker<B::Caller>,
+        id: &Id,
+        params: Option<&RawValue>,
+    ) -> Result<(Bytes, Option<Session>), Failure> {
         let asked = era::read_initialize(params)?;
         let discover = match self.discover(asker, &asked.client).await? {
             Ok(discover) => discover,
-            Err(error) => {
-                return Ok(Response::json(
-                    StatusCode::OK,
-                    envelope::write_error(id, &error),
-                ));
-            }
+            Err(error) => return Ok((envelope::write_error(id, &error).into(), None)),
         };
         let result = era::initialize_result(&discover, asked.revision)?;
         let session = Session {
@@ -356,16 +358,7 @@ impl<B: Backend> Host<B> {
             tenant: asker.tenant.clone(),
             expires_unix_s: unix_seconds() + self.session_ttl.as_secs(),
         };
-        let nonce: [u8; NONCE_BYTES] = rand::rng().random();
-        let token = self
-            .keys
-            .seal(&session, nonce)
-            .map_err(|error| Failure::say(Cause::InvalidParams, error.to_string()))?;
-        let mut response = Response::json(StatusCode::OK, envelope::write_result(id, &result));
-        response
-            .headers
-            .push((HeaderName::from_static(SESSION_ID), token));
-        Ok(response)
+        Ok((envelope::write_result(id, &result).into(), Some(session)))
     }
 
     /// Asks the server who it is: its result, or its error object.
@@ -419,7 +412,7 @@ impl<B: Backend> Host<B> {
             let text = format!("this session speaks {}", session.revision);
             return Err(refuse(Failure::say(Cause::InvalidRequest, text)));
         }
-        let name: String = session.id.iter().map(|b| format!("{b:02x}")).collect();
+        let name = name_of(&session);
         let facts = self.board.facts(&name).await.map_err(refuse)?;
         if facts.ended {
             return Err(unknown());
@@ -529,7 +522,7 @@ impl<B: Backend> Host<B> {
 
     /// Begins one request; an answer that needs no server comes back at once.
     #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
-    async fn request(
+    pub(crate) async fn request(
         &self,
         asker: &Asker<B::Caller>,
         opened: &Opened,
@@ -669,12 +662,30 @@ async fn answer(
     }
 }
 
-fn refused(id: Option<Id>, failure: Failure) -> Refused {
+pub(crate) fn refused(id: Option<Id>, failure: Failure) -> Refused {
     Refused { id, failure }
 }
 
+/// A notification or a response of a batch as a message of its own; a request is none of these.
+pub(crate) fn told_alone(read: &Message<'_>) -> Bytes {
+    match read {
+        Message::Request { .. } => return Bytes::new(),
+        Message::Notification { method, params } => envelope::write_notification(method, *params),
+        Message::Response { id, result } => match result {
+            Ok(result) => envelope::write_result(id, result),
+            Err(error) => envelope::write_error(id, error),
+        },
+    }
+    .into()
+}
+
+/// What a session is called in shared records.
+pub(crate) fn name_of(session: &Session) -> String {
+    session.id.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// A refusal that names no request.
-trait IntoRefused {
+pub(crate) trait IntoRefused {
     fn into_refused(self) -> Refused;
 }
 

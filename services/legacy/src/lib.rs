@@ -12,6 +12,7 @@
 //! - `call`: one call, driven by [`mcp::era::OldClientCall`]
 //! - [`tape`]: the event stream of a POST, and reading it again after a break
 //! - [`listen`]: the stream that a session reads with GET
+//! - [`talk`]: a session on a connection that carries messages both ways
 //! - [`board`]: what hosts know of sessions, and mail for calls elsewhere
 //! - [`shared`]: the records below, over [`store::Store`] or in memory
 //! - [`keys`]: what sessions are sealed with
@@ -20,6 +21,7 @@ pub mod host;
 
 mod call;
 pub mod listen;
+pub mod talk;
 pub mod tape;
 
 pub mod board;
@@ -32,6 +34,7 @@ mod tests;
 pub use board::Board;
 pub use host::{Asker, Backend, Body, Host, Request, Response};
 pub use shared::{Memory, Shared};
+pub use talk::Talk;
 
 /// A name that nobody can guess: 128 random bits.
 pub(crate) fn random_name() -> String {

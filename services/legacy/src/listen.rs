@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::host::{Asker, Backend, Host, Opened, Response};
 use crate::random_name;
-use crate::tape::KEEP_ALIVE_EVERY;
+use crate::tape::{Frame, KEEP_ALIVE_EVERY};
 
 /// Begins the names of these streams, and so their event ids.
 pub const PREFIX: &str = "g";
@@ -52,29 +52,92 @@ pub(crate) async fn open<B: Backend>(
     rest: Duration,
     missed: Missed,
 ) -> Result<Response, Failure> {
-    let tells = match host.discover(&asker, &opened.session.client).await? {
-        Ok(discover) => Members::parse(&discover)
-            .ok()
-            .and_then(|d| d.get("capabilities").map(ServerTells::read))
-            .unwrap_or_default(),
-        Err(_) => return Err(Failure::new(Cause::UpstreamInvalid)),
-    };
+    let tells = tells(host, &asker, &opened).await?;
     let name = format!("{PREFIX}{}", random_name());
     host.board.set_stream(&opened.name, &name, rest).await?;
     let (events, reader) = mpsc::channel(EVENTS);
-    let feed = Feed {
-        backend: host.backend.clone(),
-        board: host.board.clone(),
-        asker,
-        opened,
-        tells,
-        name,
-        events,
-        seq: 0,
-        until: Instant::now() + rest,
-    };
-    tokio::spawn(feed.run(missed));
+    let sink = Sink::Events(events);
+    tokio::spawn(Feed::new(host, asker, opened, tells, name, rest, sink).run(missed));
     Ok(Response::events(written(reader)))
+}
+
+/// Begins to tell a session of changes on the connection that it has.
+///
+/// # Errors
+/// When the server cannot be asked what it tells.
+pub(crate) async fn attach<B: Backend>(
+    host: &Host<B>,
+    asker: Asker<B::Caller>,
+    opened: Opened,
+    out: mpsc::Sender<Frame>,
+) -> Result<(), Failure> {
+    let tells = tells(host, &asker, &opened).await?;
+    let name = format!("{PREFIX}{}", random_name());
+    let rest = opened.rest();
+    let sink = Sink::Connection(out);
+    tokio::spawn(Feed::new(host, asker, opened, tells, name, rest, sink).run(Missed::Nothing));
+    Ok(())
+}
+
+async fn tells<B: Backend>(
+    host: &Host<B>,
+    asker: &Asker<B::Caller>,
+    opened: &Opened,
+) -> Result<ServerTells, Failure> {
+    match host.discover(asker, &opened.session.client).await? {
+        Ok(discover) => Ok(Members::parse(&discover)
+            .ok()
+            .and_then(|d| d.get("capabilities").map(ServerTells::read))
+            .unwrap_or_default()),
+        Err(_) => Err(Failure::new(Cause::UpstreamInvalid)),
+    }
+}
+
+/// Where the messages go.
+enum Sink {
+    /// To a stream of events of its own.
+    Events(mpsc::Sender<Bytes>),
+    /// To a connection, among others.
+    Connection(mpsc::Sender<Frame>),
+}
+
+impl Sink {
+    /// Sends a message with its place in the stream.
+    async fn send(&self, id: String, message: Vec<u8>) -> Result<(), Gone> {
+        match self {
+            Sink::Events(events) => {
+                let text = String::from_utf8_lossy(&message);
+                let event = Event::message(text).with_id(id);
+                events.send(event.encode().into()).await.map_err(|_| Gone)
+            }
+            Sink::Connection(out) => {
+                let frame = Frame {
+                    message: message.into(),
+                    is_response: false,
+                };
+                out.send(frame).await.map_err(|_| Gone)
+            }
+        }
+    }
+
+    /// Says that the stream has begun, so that a client comes back when it breaks.
+    async fn prime(&self, id: String) -> Result<(), Gone> {
+        let Sink::Events(events) = self else {
+            return Ok(());
+        };
+        let primer = Event {
+            retry_ms: Some(1000),
+            ..Event::message("").with_id(id)
+        };
+        events.send(primer.encode().into()).await.map_err(|_| Gone)
+    }
+
+    async fn closed(&self) {
+        match self {
+            Sink::Events(events) => events.closed().await,
+            Sink::Connection(out) => out.closed().await,
+        }
+    }
 }
 
 /// The bytes of the stream, with comments while nothing happens.
@@ -95,7 +158,7 @@ struct Feed<B: Backend> {
     opened: Opened,
     tells: ServerTells,
     name: String,
-    events: mpsc::Sender<Bytes>,
+    sink: Sink,
     seq: u64,
     until: Instant,
 }
@@ -111,6 +174,28 @@ enum Ended {
 }
 
 impl<B: Backend> Feed<B> {
+    fn new(
+        host: &Host<B>,
+        asker: Asker<B::Caller>,
+        opened: Opened,
+        tells: ServerTells,
+        name: String,
+        rest: Duration,
+        sink: Sink,
+    ) -> Feed<B> {
+        Feed {
+            backend: host.backend.clone(),
+            board: host.board.clone(),
+            asker,
+            opened,
+            tells,
+            name,
+            sink,
+            seq: 0,
+            until: Instant::now() + rest,
+        }
+    }
+
     async fn run(mut self, missed: Missed) {
         let session = self.opened.name.clone();
         let wake = self.board.wake(&session);
@@ -136,7 +221,7 @@ impl<B: Backend> Feed<B> {
                     }
                     tokio::select! {
                         () = sleep(pause) => {}
-                        () = self.events.closed() => return,
+                        () = self.sink.closed() => return,
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
                     // Changes may have gone by in between.
@@ -150,14 +235,7 @@ impl<B: Backend> Feed<B> {
 
     async fn begin(&mut self, missed: Missed) -> Result<(), Gone> {
         if self.opened.session.revision >= Revision::V2025_11_25 {
-            let primer = Event {
-                retry_ms: Some(1000),
-                ..Event::message("").with_id(format!("{}-0", self.name))
-            };
-            self.events
-                .send(primer.encode().into())
-                .await
-                .map_err(|_| Gone)?;
+            self.sink.prime(format!("{}-0", self.name)).await?;
         }
         match missed {
             Missed::Nothing => Ok(()),
@@ -190,12 +268,8 @@ impl<B: Backend> Feed<B> {
 
     async fn send(&mut self, message: Vec<u8>) -> Result<(), Gone> {
         self.seq += 1;
-        let text = String::from_utf8_lossy(&message);
-        let event = Event::message(text).with_id(format!("{}-{}", self.name, self.seq));
-        self.events
-            .send(event.encode().into())
-            .await
-            .map_err(|_| Gone)
+        let id = format!("{}-{}", self.name, self.seq);
+        self.sink.send(id, message).await
     }
 
     /// Listens until something ends it.
@@ -234,7 +308,7 @@ impl<B: Backend> Feed<B> {
                         _ => return Ended::Changed,
                     }
                 }
-                () = self.events.closed() => return Ended::Stream,
+                () = self.sink.closed() => return Ended::Stream,
                 () = sleep_until(self.until) => return Ended::Stream,
             };
             let Some(Ok(message)) = message else {

@@ -706,3 +706,147 @@ async fn calls_and_subscriptions_of_a_session_have_bounds() {
         .await;
     assert_eq!(json_of(more)["error"]["code"], -32602);
 }
+
+/// A connection that carries messages both ways, as its client sees it.
+struct Connection<'a> {
+    host: &'a TestHost,
+    talk: crate::Talk,
+    frames: mpsc::Receiver<crate::tape::Frame>,
+}
+
+impl Connection<'_> {
+    async fn open<'a>(host: &'a TestHost, revision: &str) -> Connection<'a> {
+        let (out, frames) = mpsc::channel(16);
+        let talk = crate::Talk::new(out);
+        let mut connection = Connection { host, talk, frames };
+        let params = json!({"protocolVersion": revision, "capabilities": {"elicitation": {}},
+            "clientInfo": {"name": "c", "version": "1"}});
+        connection
+            .say(asked(1, "initialize", params))
+            .await
+            .unwrap();
+        let answer = connection.next().await;
+        assert_eq!(answer["result"]["protocolVersion"], revision);
+        connection
+    }
+
+    async fn say(&mut self, message: Value) -> Result<(), i64> {
+        let asker = Asker {
+            principal: "ana".into(),
+            tenant: "acme".into(),
+            request_id: "r-1".into(),
+            deadline: Duration::from_secs(120),
+            caller: (),
+        };
+        let message = Bytes::from(message.to_string());
+        let taken = self.talk.take(&self.host.0, asker, &message).await;
+        taken
+            .map(|_| ())
+            .map_err(|refused| refused.failure.cause.code())
+    }
+
+    async fn next(&mut self) -> Value {
+        let frame = self.frames.recv().await.expect("the connection ended");
+        serde_json::from_slice(&frame.message).unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_both_ways_is_a_session() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let mut connection = Connection::open(&host, "2025-11-25").await;
+    let again = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}});
+    assert_eq!(
+        connection.say(asked(2, "initialize", again)).await,
+        Err(-32600)
+    );
+
+    // It is told of changes, and of those resources that it names, without asking for a stream.
+    let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    connection.say(initialized).await.unwrap();
+    settle().await;
+    fleet
+        .server
+        .tell(json!({"method": "notifications/tools/list_changed"}));
+    assert_eq!(
+        connection.next().await["method"],
+        "notifications/tools/list_changed"
+    );
+    let subscribe = asked(3, "resources/subscribe", json!({"uri": "file:///a"}));
+    connection.say(subscribe).await.unwrap();
+    assert_eq!(connection.next().await["id"], 3);
+    settle().await;
+    assert_eq!(fleet.server.count("subscriptions/listen"), 2);
+
+    // Calls run side by side; the server's questions are messages among others.
+    connection.say(tool(4, "slow")).await.unwrap();
+    connection.say(tool(5, "asks")).await.unwrap();
+    let question = connection.next().await;
+    assert_eq!(question["method"], "elicitation/create");
+    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"n": 9}}});
+    connection.say(answer).await.unwrap();
+    let done = connection.next().await;
+    assert_eq!(
+        (&done["id"], &done["result"]["content"][0]["text"]),
+        (&json!(5), &json!("\"s\" 9"))
+    );
+
+    // What is cancelled ends without an answer, and what still runs ends with the connection.
+    let cancel =
+        json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4}});
+    connection.say(cancel).await.unwrap();
+    settle().await;
+    assert_eq!(*fleet.server.cancelled.lock().unwrap(), ["slow"]);
+    connection.say(tool(6, "slow")).await.unwrap();
+    settle().await;
+    let Connection { talk, frames, .. } = connection;
+    drop(frames);
+    talk.end(&host.0).await;
+    settle().await;
+    assert_eq!(*fleet.server.cancelled.lock().unwrap(), ["slow", "slow"]);
+    assert_eq!(
+        fleet.shared.list("").await.unwrap(),
+        [],
+        "nothing stays of the session"
+    );
+}
+
+/// Lets all tasks go as far as they can.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_begins_with_initialize_and_takes_arrays_of_one_revision_alone() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let (out, frames) = mpsc::channel(16);
+    let talk = crate::Talk::new(out);
+    let mut early = Connection {
+        host: &host,
+        talk,
+        frames,
+    };
+    assert_eq!(early.say(tool(1, "plain")).await, Err(-32600));
+    early.say(asked(2, "ping", json!({}))).await.unwrap();
+    assert_eq!(early.next().await["id"], 2);
+
+    let batch = json!([tool(7, "plain"), 5, asked(8, "ping", json!({}))]);
+    for (revision, takes) in [
+        ("2024-11-05", false),
+        ("2025-03-26", true),
+        ("2025-11-25", false),
+    ] {
+        let mut connection = Connection::open(&host, revision).await;
+        let taken = connection.say(batch.clone()).await;
+        assert_eq!(taken.is_ok(), takes, "{revision}");
+        if takes {
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(connection.next().await["id"].clone());
+            }
+            assert_eq!(ids, [json!(null), json!(8), json!(7)]);
+        }
+    }
+}

@@ -229,6 +229,22 @@ section! {
 }
 
 section! {
+    /// `[edge.websocket]`: bounds on `/mcp/v1/ws`.
+    EdgeWebsocket "edge.websocket" {
+        /// Connections at once.
+        connections_max: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(4096);
+        /// Largest message of a client, its fragments together.
+        message_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("4MiB");
+        /// Requests of one connection that may be under way at once.
+        in_flight_max: usize = Count::<usize> { min: 1, max: 64 }, number(64);
+        /// How often a client is asked whether it lives; one that is not heard twice is cut off.
+        ping_interval: Duration = millis(100, 600), text("20s");
+        /// How long a connection may pass without a message, and with nothing under way.
+        idle_timeout: Duration = seconds(1, 86_400), text("1h");
+    }
+}
+
+section! {
     /// `[edge.shutdown]`: how the edge ends.
     EdgeShutdown "edge.shutdown" {
         /// How long it serves on after it has said that it goes.
@@ -488,6 +504,7 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeBalance::rows,
         EdgeGraphql::rows,
         EdgeCapnp::rows,
+        EdgeWebsocket::rows,
         EdgeShutdown::rows,
         AppListen::rows,
         AppHttp::rows,

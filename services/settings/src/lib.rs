@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
-    EdgeSession, Fleet, Grant, LogFormat, Pinning, Telemetry,
+    EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -83,6 +83,8 @@ pub struct Edge {
     pub graphql: EdgeGraphql,
     /// Bounds on Cap'n Proto.
     pub capnp: EdgeCapnp,
+    /// Bounds on WebSockets.
+    pub websocket: EdgeWebsocket,
     /// How it ends.
     pub shutdown: Shutdown,
 }
@@ -334,6 +336,7 @@ impl Settings {
         edge.balance.show(&mut out);
         edge.graphql.show(&mut out);
         edge.capnp.show(&mut out);
+        edge.websocket.show(&mut out);
         EdgeShutdown {
             grace: edge.shutdown.grace,
             drain: edge.shutdown.drain,
@@ -597,6 +600,7 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let balance = EdgeBalance::read(reader);
     let graphql = EdgeGraphql::read(reader);
     let capnp = EdgeCapnp::read(reader);
+    let websocket = EdgeWebsocket::read(reader);
     let shutdown =
         EdgeShutdown::read(reader).map(|EdgeShutdown { grace, drain }| Shutdown { grace, drain });
     let EdgeListen {
@@ -619,6 +623,7 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         balance: balance?,
         graphql: graphql?,
         capnp: capnp?,
+        websocket: websocket?,
         shutdown: shutdown?,
     })
 }

@@ -140,7 +140,7 @@ fn version(exchange: &Exchange<'_>) -> Result<Option<Revision>, Failure> {
         .ok_or_else(|| unsupported(requested))
 }
 
-fn unsupported(requested: &str) -> Failure {
+pub(super) fn unsupported(requested: &str) -> Failure {
     // Only what a stateless request may ask for; the others begin with `initialize`.
     Failure::new(Cause::UnsupportedVersion).with_data(&serde_json::json!({
         "supported": [Revision::LATEST.as_str()],
@@ -330,7 +330,7 @@ async fn answer(edge: &Arc<Edge>, context: &Context, caller: &Arc<Caller>, call:
 }
 
 /// The result of a listening that this edge ends.
-fn farewell(id: &Id) -> Bytes {
+pub(super) fn farewell(id: &Id) -> Bytes {
     let mut members = Members::default();
     let meta = format!(r#"{{"{META_SUBSCRIPTION_ID}":{}}}"#, id.as_json());
     for (name, value) in [("resultType", r#""complete""#.to_owned()), ("_meta", meta)] {

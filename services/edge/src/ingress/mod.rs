@@ -9,6 +9,7 @@ mod graphql;
 mod jsonrpc;
 mod mcp;
 mod sessions;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use http::{Method, StatusCode};
 
 pub use sessions::{Sessions, host};
+pub use websocket::Sockets;
 
 use crate::context::Context;
 use crate::edge::Edge;
@@ -39,6 +41,7 @@ enum Kind {
     JsonRpc,
     Batch,
     GraphQl,
+    WebSocket,
 }
 
 /// What stands at a path.
@@ -73,6 +76,7 @@ pub fn template(path: &str) -> &'static str {
         "/mcp",
         "/mcp/v1/jsonrpc",
         "/mcp/v1/batch",
+        "/mcp/v1/ws",
         "/graphql",
         "/metrics",
         "/admin/v1/status",
@@ -98,6 +102,7 @@ pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor>
         "/mcp" => (Kind::Mcp, FrontDoor::Mcp, &[Method::POST]),
         "/mcp/v1/jsonrpc" => (Kind::JsonRpc, FrontDoor::JsonRpc, &[Method::POST]),
         "/mcp/v1/batch" => (Kind::Batch, FrontDoor::JsonRpc, &[Method::POST]),
+        "/mcp/v1/ws" => (Kind::WebSocket, FrontDoor::Mcp, &[Method::GET]),
         "/graphql" => (
             Kind::GraphQl,
             FrontDoor::GraphQl,
@@ -121,6 +126,7 @@ pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor>
     };
     if !methods.contains(exchange.method()) {
         let allow = match methods.len() {
+            1 if kind == Kind::WebSocket => "GET",
             1 => "POST",
             2 => "GET, POST",
             _ => "GET, POST, DELETE",
@@ -152,6 +158,7 @@ pub async fn serve(
         }
         Kind::Batch => jsonrpc::serve(edge, exchange, context, caller, jsonrpc::Takes::Many).await,
         Kind::GraphQl => graphql::serve(edge, exchange, context, caller).await,
+        Kind::WebSocket => Some(websocket::serve(edge, exchange, context, caller)),
     }
 }
 

@@ -17,6 +17,7 @@ use mcp::headers::SESSION_ID;
 use mcp::{Call, Cause, Failure, Method};
 use policy::deadline::{Deadline, SetBy};
 use store::Store;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::edge::Edge;
@@ -51,6 +52,34 @@ pub struct Asked {
     caller: Arc<Caller>,
     /// Calls made so far.
     calls: Arc<AtomicUsize>,
+    /// The place that the request takes up among those of its connection.
+    _slot: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Who asks with one message. What is cloned of it holds the slot.
+pub(super) fn asker(
+    edge: &Arc<Edge>,
+    context: &Arc<Context>,
+    caller: &Arc<Caller>,
+    slot: Option<OwnedSemaphorePermit>,
+) -> Asker<Asked> {
+    let deadline = match context.deadline.set_by() {
+        SetBy::Client => context.deadline.left(Instant::now()),
+        SetBy::Limit => WITH_ANSWERS.max(edge.settings.http.request_timeout),
+    };
+    Asker {
+        principal: caller.subject.clone(),
+        tenant: caller.tenant.clone(),
+        request_id: context.request_id.as_str().to_owned(),
+        deadline,
+        caller: Asked {
+            edge: Arc::clone(edge),
+            context: Arc::clone(context),
+            caller: Arc::clone(caller),
+            calls: Arc::default(),
+            _slot: slot.map(Arc::new),
+        },
+    }
 }
 
 impl Backend for Stages {
@@ -100,26 +129,11 @@ pub(super) async fn serve(
         context.sticky = Some(first_u64(&session.id));
         context.revision = Some(session.revision);
     }
-    let limit = match context.deadline.set_by() {
-        SetBy::Client => context.deadline.left(Instant::now()),
-        SetBy::Limit => WITH_ANSWERS.max(edge.settings.http.request_timeout),
-    };
     let reads_stream = request.method == http::Method::GET;
     let label = label(&request.body);
     let context = Arc::new(context);
-    let calls = Arc::new(AtomicUsize::new(0));
-    let asker = Asker {
-        principal: caller.subject.clone(),
-        tenant: caller.tenant.clone(),
-        request_id: context.request_id.as_str().to_owned(),
-        deadline: limit,
-        caller: Asked {
-            edge: Arc::clone(edge),
-            context: Arc::clone(&context),
-            caller: Arc::clone(&caller),
-            calls: Arc::clone(&calls),
-        },
-    };
+    let asker = asker(edge, &context, &caller, None);
+    let calls = Arc::clone(&asker.caller.calls);
     let answer = host.serve(asker, request).await;
     let status = answer.status.as_u16();
     let is_stream = matches!(answer.body, Body::Events(_));
@@ -153,7 +167,7 @@ fn is_error(body: &Body) -> bool {
 }
 
 /// The label of the method that a body asks for; empty where it asks for none.
-fn label(body: &[u8]) -> &'static str {
+pub(super) fn label(body: &[u8]) -> &'static str {
     match envelope::read(body) {
         Ok(envelope::Body::One(Ok(
             Message::Request { method, .. } | Message::Notification { method, .. },
