@@ -77,6 +77,116 @@ pub fn session(data: &[u8]) {
     }
 }
 
+/// Requests of older clients: the first byte picks the method and the revision, lines until an empty one are headers, the
+/// rest is the body. What is answered is JSON or nothing, and only a session of ours is served.
+pub fn older(data: &[u8]) {
+    use futures::StreamExt;
+    use legacy::{Asker, Body as Answered, Host, Request};
+
+    let Some((pick, rest)) = data.split_first() else {
+        return;
+    };
+    let cut = rest.windows(2).position(|pair| pair == b"\n\n");
+    let (lines, body) = cut.map_or((rest, &[][..]), |at| (&rest[..at], &rest[at + 2..]));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let ring = KeyRing::new(&[[7; KEY_BYTES]]).expect("one key");
+        let board = legacy::Board::new(std::sync::Arc::new(legacy::Memory::default()));
+        let life = std::time::Duration::from_secs(60);
+        let host = Host::new(
+            std::sync::Arc::new(Silent),
+            board.into(),
+            ring.clone(),
+            life,
+        );
+        let mut headers = http::HeaderMap::new();
+        for line in lines.split(|byte| *byte == b'\n') {
+            let mut parts = line.splitn(2, |byte| *byte == b':');
+            let name = http::HeaderName::from_bytes(parts.next().unwrap_or_default());
+            let value = http::HeaderValue::from_bytes(parts.next().unwrap_or_default());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                headers.append(name, value);
+            }
+        }
+        let has_session = pick & 4 == 0;
+        if has_session {
+            let session = mcp::session::Session {
+                id: [1; 16],
+                revision: mcp::Revision::ALL[usize::from(*pick >> 3) % 4],
+                client: ClientMeta::plain("fuzz"),
+                principal: "p".into(),
+                tenant: "t".into(),
+                expires_unix_s: u64::MAX,
+            };
+            let token = ring
+                .seal(&session, [3; mcp::session::NONCE_BYTES])
+                .expect("fits");
+            headers.insert("mcp-session-id", token.parse().expect("is ASCII"));
+        }
+        let method = [
+            http::Method::POST,
+            http::Method::GET,
+            http::Method::DELETE,
+            http::Method::PUT,
+        ][usize::from(*pick & 3)]
+        .clone();
+        let asker = Asker {
+            principal: "p".into(),
+            tenant: "t".into(),
+            request_id: "fuzz".into(),
+            deadline: life,
+            caller: (),
+        };
+        let request = Request {
+            method,
+            headers,
+            body: bytes::Bytes::copy_from_slice(body),
+        };
+        let answered = host.serve(asker, request).await;
+        match answered.body {
+            Answered::Json(json) => {
+                assert!(
+                    matches!(envelope::read(&json), Ok(Body::One(Ok(_)) | Body::Batch(_))),
+                    "an answer is no message"
+                );
+                // Without a session nothing is served but `initialize`, which this server refuses.
+                assert!(has_session || mcp::Outcome::of(&json) == mcp::Outcome::Error);
+            }
+            Answered::Empty => {}
+            Answered::Events(mut events) => {
+                assert!(has_session, "a stream without a session");
+                // A stream without an end may have nothing to say yet.
+                let soon = std::time::Duration::from_millis(1);
+                if let Ok(Some(event)) = tokio::time::timeout(soon, events.next()).await {
+                    let read = mcp::sse::Decoder::default().push(&event);
+                    assert!(read.is_ok(), "an event is none");
+                }
+            }
+        }
+    });
+}
+
+/// A server that answers every call with the same error.
+struct Silent;
+
+impl legacy::Backend for Silent {
+    type Caller = ();
+
+    fn call(
+        &self,
+        (): &(),
+        call: Call,
+    ) -> futures::stream::BoxStream<'static, Result<bytes::Bytes, mcp::Failure>> {
+        use futures::StreamExt;
+        let failure = mcp::Failure::new(mcp::Cause::NoBackend);
+        let answer = failure.to_json_rpc(call.id.as_ref(), "fuzz");
+        futures::stream::iter([Ok(answer.into())]).boxed()
+    }
+}
+
 /// GraphQL over HTTP: planning on a fixed catalogue, and shaping the answers.
 pub fn graphql(data: &[u8]) {
     use translate::graphql::http::{Head, Requests, answer, parse};

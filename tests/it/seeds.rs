@@ -11,6 +11,7 @@ fn every_seed_holds() {
     for (name, check) in [
         ("envelope", targets::envelope as fn(&[u8])),
         ("session", targets::session),
+        ("older", targets::older),
         ("sse", targets::sse),
         ("parked", targets::parked),
         ("bridge", targets::bridge),

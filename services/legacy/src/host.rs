@@ -180,14 +180,10 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// How long the session still lasts.
+    /// How long the session still lasts: no longer than one that we begin, whatever its token says.
     pub(crate) fn rest(&self) -> Duration {
-        Duration::from_secs(
-            self.session
-                .expires_unix_s
-                .saturating_sub(unix_seconds())
-                .max(1),
-        )
+        let left = self.session.expires_unix_s.saturating_sub(unix_seconds());
+        Duration::from_secs(left.max(1)).min(store::LEASE_TTL_MAX)
     }
 }
 
