@@ -222,6 +222,7 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
                 State::Stopped => PluginPhase::Stopped,
             },
             tools: catalogue.tools_of(index).map(str::to_owned).collect(),
+            scopes: one.scopes.clone(),
         });
     instance.plugins = described.collect();
     instance.load = Some(Load {
@@ -263,6 +264,7 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
         .map(|plugin| Spec {
             name: plugin.name.clone(),
             prefix: plugin.prefix.clone(),
+            scopes: plugin.scopes.clone(),
             kind: kind(plugin, state),
         })
         .collect()

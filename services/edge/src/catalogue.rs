@@ -6,7 +6,7 @@
 //! one stays.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mcp::call::ClientMeta;
@@ -19,9 +19,12 @@ use crate::bridge;
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::fleet::View;
+use crate::identity::Caller;
 
 /// Pages of a list that are read; a server that has more is not believed.
 const PAGES_MAX: usize = 64;
+/// GraphQL schemas that are kept ready.
+const SCHEMAS_MAX: usize = 64;
 /// Before a failed read is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -29,24 +32,62 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Catalogue {
     repeat: HashMap<Box<str>, Repeat>,
-    /// The schema over these tools; `None` until a list has been read.
-    pub graphql: Option<Gateway>,
+    tools: Vec<Tool>,
+    /// What callers need to see them, where they need anything.
+    scopes: Restricted,
+    limits: Limits,
+    /// GraphQL schemas by the tools that are left out; there are few sets of scopes.
+    schemas: Mutex<HashMap<Vec<usize>, Option<Gateway>>>,
 }
 
+/// Scopes by tool: of each a caller needs one.
+pub type Restricted = HashMap<String, Vec<String>>;
+
 impl Catalogue {
-    fn new(tools: &[Tool], limits: &Limits) -> Catalogue {
-        let graphql = Gateway::build(tools, limits)
-            .inspect_err(|error| {
-                tracing::error!(error = telemetry::error_chain(error), "no GraphQL schema");
-            })
-            .ok();
+    fn new(tools: Vec<Tool>, scopes: Restricted, limits: &Limits) -> Catalogue {
         Catalogue {
             repeat: tools
                 .iter()
                 .map(|tool| (tool.name.as_str().into(), tool.hints.repeat()))
                 .collect(),
-            graphql,
+            tools,
+            scopes,
+            limits: limits.clone(),
+            schemas: Mutex::default(),
         }
+    }
+
+    /// The schema over the tools that a caller may see; `None` until a list has been read.
+    #[must_use]
+    pub fn graphql(&self, caller: &Caller) -> Option<Gateway> {
+        if self.tools.is_empty() {
+            return None;
+        }
+        let may_see = |tool: &Tool| {
+            let needed = self.scopes.get(&tool.name);
+            needed.is_none_or(|needed| caller.has_one_of(needed))
+        };
+        let tools = self.tools.iter().enumerate();
+        let hidden: Vec<usize> = tools
+            .filter(|(_, tool)| !may_see(tool))
+            .map(|(index, _)| index)
+            .collect();
+        let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        if schemas.len() == SCHEMAS_MAX && !schemas.contains_key(&hidden) {
+            schemas.clear();
+        }
+        let build = |hidden: &Vec<usize>| {
+            let tools = self.tools.iter().enumerate();
+            let seen = tools.filter(|(index, _)| !hidden.contains(index));
+            let seen: Vec<Tool> = seen.map(|(_, tool)| tool.clone()).collect();
+            Gateway::build(&seen, &self.limits)
+                .inspect_err(|error| {
+                    tracing::error!(error = telemetry::error_chain(error), "no GraphQL schema");
+                })
+                .ok()
+        };
+        let schema = schemas.entry(hidden);
+        schema.or_insert_with_key(build).clone()
     }
 
     /// Whether a call may be sent twice. A tool that is not known here is not.
@@ -83,8 +124,12 @@ pub async fn follow(edge: Arc<Edge>) {
             match read(&edge).await {
                 Ok(tools) => {
                     tracing::info!(tools = tools.len(), "catalogue read");
-                    edge.catalogue
-                        .store(Arc::new(Catalogue::new(&tools, &edge.graphql_limits)));
+                    let scopes = wanted
+                        .as_ref()
+                        .map(|(stable, _)| edge.fleet.view().restricted_tools(stable))
+                        .unwrap_or_default();
+                    let read = Catalogue::new(tools, scopes, &edge.graphql_limits);
+                    edge.catalogue.store(Arc::new(read));
                     edge.catalogue_read.send_replace(true);
                     known = wanted;
                 }

@@ -25,6 +25,7 @@ use store::Store;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::catalogue::Restricted;
 use crate::edge::Edge;
 use crate::gaps::Gaps;
 
@@ -115,6 +116,22 @@ impl View {
     pub fn catalogue_digest(&self, release: &str) -> Option<&str> {
         let mut apps = self.fleet.ready_apps(release).iter();
         apps.find_map(|app| app.catalogue_digest.as_deref())
+    }
+
+    /// The scopes that callers need for tools of a release, as its instances tell them.
+    pub fn restricted_tools(&self, release: &str) -> Restricted {
+        let plugins = self
+            .fleet
+            .ready_apps(release)
+            .iter()
+            .flat_map(|app| &app.plugins);
+        let restricted = plugins.filter(|plugin| !plugin.scopes.is_empty());
+        restricted
+            .flat_map(|plugin| {
+                let tools = plugin.tools.iter();
+                tools.map(|tool| (tool.clone(), plugin.scopes.clone()))
+            })
+            .collect()
     }
 
     /// Whether a release has an instance that calls can be sent to.

@@ -42,6 +42,19 @@ pub struct Caller {
     expires_unix_s: u64,
 }
 
+/// What only the edge itself has: it sees everything.
+const EVERYTHING: &str = "*";
+
+/// The scopes of a claim (RFC 6749, section 3.3); what is none is left out.
+fn scopes(claim: &str) -> Vec<String> {
+    let allowed = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    claim
+        .split(' ')
+        .filter(|scope| !scope.is_empty() && *scope != EVERYTHING && scope.bytes().all(allowed))
+        .map(str::to_owned)
+        .collect()
+}
+
 impl Caller {
     /// The edge itself, for what it asks in the background.
     #[must_use]
@@ -49,9 +62,21 @@ impl Caller {
         Caller {
             subject: "sweetmcp-edge".to_owned(),
             tenant: "default".to_owned(),
-            scopes: Vec::new(),
+            scopes: vec![EVERYTHING.to_owned()],
             expires_unix_s: u64::MAX,
         }
+    }
+
+    /// Everything that the token grants.
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Whether the token grants one of these, or none is needed.
+    #[must_use]
+    pub fn has_one_of(&self, needed: &[String]) -> bool {
+        needed.is_empty() || needed.iter().any(|scope| self.has_scope(scope))
     }
 
     /// Whether the token grants a scope.
@@ -260,7 +285,7 @@ impl Identity {
         Ok(Caller {
             subject: claims.sub,
             tenant,
-            scopes: claims.scope.split_whitespace().map(str::to_owned).collect(),
+            scopes: scopes(&claims.scope),
             expires_unix_s: claims.exp,
         })
     }

@@ -240,6 +240,8 @@ pub fn head(
         HeaderName::from_static(names::TENANT),
         &percent_encode(&caller.tenant),
     );
+    let scopes = caller.scopes().join(" ");
+    set(HeaderName::from_static(names::SCOPES), &scopes);
     // Listening has no end of its own.
     if call.method != Method::SubscriptionsListen {
         let left = context.deadline.left_ms(now).to_string();

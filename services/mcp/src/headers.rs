@@ -28,6 +28,9 @@ pub const DEADLINE_MS: &str = "sweetmcp-deadline-ms";
 pub const PRINCIPAL: &str = "sweetmcp-principal";
 /// Inside the fleet, edge to app: the caller's tenant (percent-encoded).
 pub const TENANT: &str = "sweetmcp-tenant";
+/// Inside the fleet, edge to app: the scopes that the caller's token grants, separated by blanks; `*` is the edge
+/// itself, which sees everything.
+pub const SCOPES: &str = "sweetmcp-scopes";
 /// A client's wish for one release (needs the `release` scope); in answers, the release that answered.
 pub const RELEASE: &str = "sweetmcp-release";
 

@@ -71,6 +71,9 @@ pub struct PluginState {
     /// Names of the tools it offers, as clients see them.
     #[serde(default)]
     pub tools: Vec<String>,
+    /// Scopes of which a caller needs one to see them; none: everybody may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
 }
 
 /// What an instance is busy with, reported with each heartbeat.

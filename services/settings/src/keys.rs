@@ -328,6 +328,8 @@ section! {
         /// nothing, `report` a log line, `refuse` it is not served until its digest is approved in the state folder's
         /// `pins/NAME.json`.
         pins: Pinning = Choice::<Pinning>::new(), text("off");
+        /// Scopes of which a caller's token must grant one to see and use what it offers; none: everybody may.
+        scopes: Vec<String> = List { item: Text(&text::SCOPE), length_min: 0, length_max: 16 }, empty();
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
         /// stdio: its arguments.

@@ -122,6 +122,8 @@ pub struct Plugin {
     pub trusted: bool,
     /// What happens to its definitions that change.
     pub pins: Pinning,
+    /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
+    pub scopes: Vec<String>,
     /// How long one of its calls may take.
     pub call_timeout: std::time::Duration,
     /// What it is.
@@ -373,6 +375,7 @@ impl Plugin {
                 "pins".to_owned(),
                 Json::from(format!("{:?}", self.pins).to_lowercase()),
             ),
+            ("scopes".to_owned(), Json::from(self.scopes.clone())),
             (
                 "call_timeout".to_owned(),
                 Json::from(quantity::format_duration(self.call_timeout)),
@@ -771,6 +774,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
         pins: keys.pins,
+        scopes: keys.scopes,
         call_timeout: keys.call_timeout,
         kind,
     })
@@ -792,6 +796,7 @@ fn add_builtins(plugins: &mut Vec<Plugin>) {
                 prefix: format!("{name}_"),
                 trusted: true,
                 pins: Pinning::Off,
+                scopes: Vec::new(),
                 call_timeout: std::time::Duration::from_secs(30),
                 kind: PluginKind::Builtin {
                     set,

@@ -138,6 +138,18 @@ pub(crate) static PREFIX: Rule = Rule {
     guess: no_guess,
 };
 
+/// A scope of a token (RFC 6749, section 3.3).
+pub(crate) static SCOPE: Rule = Rule {
+    kind: "scope",
+    allowed: "1 to 64 printable ASCII characters without blanks, quotes and backslashes, and not * alone",
+    example: "finance",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some(r#"^(?!\*$)[\x21\x23-\x5B\x5D-\x7E]{1,64}$"#),
+    character: |c| c.is_ascii_graphic() && !"\"\\".contains(c),
+    guess: no_guess,
+};
+
 /// The name of a variable of the environment.
 pub(crate) static VARIABLE: Rule = Rule {
     kind: "variable",

@@ -239,12 +239,7 @@ impl Catalogue {
             let entries = catalogue.entries(list, contributions);
             catalogue.lists.insert(list, entries);
         }
-        catalogue.fingerprint();
-        for list in List::ALL {
-            if let Ok(page) = catalogue.write_page(list, None) {
-                catalogue.first_pages.insert(list, page);
-            }
-        }
+        catalogue.finish();
         catalogue
     }
 
@@ -271,6 +266,47 @@ impl Catalogue {
             }
         }
         entries
+    }
+
+    /// Leaves out what these plugins offer, and that they are missing. What depends on who asks is for nobody else's
+    /// cache.
+    pub fn without(&self, hidden: &[(usize, Arc<str>)]) -> Self {
+        let is_hidden = |plugin: usize| hidden.iter().any(|(index, _)| *index == plugin);
+        let seen = |entries: &BTreeMap<String, Entry>| -> BTreeMap<String, Entry> {
+            entries
+                .iter()
+                .filter(|(_, entry)| !is_hidden(entry.plugin))
+                .map(|(name, entry)| (name.clone(), entry.clone()))
+                .collect()
+        };
+        let missing = self.missing.iter();
+        let named = |one: &&Missing| hidden.iter().all(|(_, name)| **name != *one.plugin);
+        let mut catalogue = Self {
+            lists: self
+                .lists
+                .iter()
+                .map(|(list, all)| (*list, seen(all)))
+                .collect(),
+            missing: missing.filter(named).cloned().collect(),
+            freshness: Freshness {
+                scope: Scope::Private,
+                ..self.freshness
+            },
+            can: self.can,
+            ..Self::default()
+        };
+        catalogue.finish();
+        catalogue
+    }
+
+    /// Writes what is derived from the lists.
+    fn finish(&mut self) {
+        self.fingerprint();
+        for list in List::ALL {
+            if let Ok(page) = self.write_page(list, None) {
+                self.first_pages.insert(list, page);
+            }
+        }
     }
 
     /// Returns what stands under a public name.
@@ -585,6 +621,25 @@ mod tests {
         );
         let turned = [both[1].clone(), both[0].clone(), both[2].clone()];
         assert_eq!(Catalogue::merge(&turned).digest(), catalogue.digest());
+    }
+
+    #[test]
+    fn what_is_hidden_is_neither_listed_nor_missed() {
+        let down = State::Restarting {
+            reason: String::new(),
+        };
+        let whole = Catalogue::merge(&[
+            from("a", "a_", &["x"], State::Ready),
+            from("b", "b_", &["y"], down),
+        ]);
+        let part = whole.without(&[(1, "b".into())]);
+        let page = part.page(List::Tools, None).unwrap();
+        assert_eq!(names(&page).0, ["a_x"]);
+        assert!(!page.get().contains(META_MISSING), "{page}");
+        assert!(page.get().contains(r#""cacheScope":"private""#), "{page}");
+        assert!(part.find(List::Tools, "b_y").is_none());
+        assert_ne!(part.digest(), whole.digest());
+        assert_eq!(whole.without(&[]).digest(), whole.digest());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderMap;
+use mcp::headers;
 use serde_json::{Value, json, value::RawValue};
 use telemetry::{RequestId, trace::TraceContext};
 use tokio_util::sync::CancellationToken;
@@ -47,8 +49,29 @@ pub struct Client {
     pub principal: String,
     /// The caller's tenant; empty when none was named.
     pub tenant: String,
+    /// What the caller's token grants.
+    pub scopes: Scopes,
     /// The client's `clientCapabilities`.
     pub capabilities: Value,
+}
+
+/// The scopes that a caller has, as the edge tells them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scopes(String);
+
+impl Scopes {
+    /// Reads `Sweetmcp-Scopes`; who sends none has none.
+    pub fn read(head: &HeaderMap) -> Self {
+        let said = head.get(headers::SCOPES);
+        let said = said.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        Self(said.unwrap_or_default())
+    }
+
+    /// Tells whether one of `needed` is among them, or none is needed.
+    pub fn satisfy(&self, needed: &[String]) -> bool {
+        let mut granted = self.0.split(' ');
+        needed.is_empty() || granted.any(|one| one == "*" || needed.iter().any(|n| n == one))
+    }
 }
 
 /// The methods that a server may ask of a client.

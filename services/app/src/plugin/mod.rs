@@ -39,7 +39,7 @@ pub mod stdio;
 mod upstream;
 pub mod wasm;
 
-pub use context::{CallContext, Client};
+pub use context::{CallContext, Client, Scopes};
 
 /// What a plugin answered.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
-    Answer, Ask, CallContext, Plugin, State,
+    Answer, Ask, CallContext, Plugin, Scopes, State,
     builtin::{Builtin, Set, SetError},
     catalogue::{Can, Catalogue, Contribution, Entry, List},
     conformance::Conformance,
@@ -24,6 +24,8 @@ use super::{
     wasm::{Wasm, WasmSpec},
 };
 
+/// How many parts of a snapshot are kept ready.
+const PARTS_MAX: usize = 64;
 /// How often the files of pins are looked at.
 const PINS_EVERY: Duration = Duration::from_secs(2);
 
@@ -34,6 +36,8 @@ pub struct Spec {
     pub name: String,
     /// Before every name of its tools and prompts.
     pub prefix: String,
+    /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
+    pub scopes: Vec<String>,
     /// What it is.
     pub kind: Kind,
 }
@@ -88,6 +92,8 @@ pub struct Mounted {
     /// Its name.
     pub name: Arc<str>,
     prefix: String,
+    /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
+    pub scopes: Vec<String>,
     pins: Option<Pins>,
     /// What it is.
     pub plugin: Plugin,
@@ -97,11 +103,45 @@ pub struct Mounted {
 #[derive(Debug)]
 pub struct Mounts {
     mounted: Vec<Mounted>,
-    catalogue: ArcSwap<Catalogue>,
+    offer: ArcSwap<Offer>,
     /// Counts the snapshots.
     versions: watch::Sender<u64>,
     /// Who listens for changes.
     hub: Arc<Hub>,
+}
+
+/// The snapshot in force, and the parts of it that callers have asked for: there are few sets of scopes.
+#[derive(Debug, Default)]
+struct Offer {
+    whole: Arc<Catalogue>,
+    parts: Mutex<BTreeMap<Vec<usize>, Arc<Catalogue>>>,
+}
+
+impl Offer {
+    fn of(whole: Arc<Catalogue>) -> Self {
+        Self {
+            whole,
+            parts: Mutex::default(),
+        }
+    }
+
+    /// Returns the part without what these plugins offer.
+    fn without(&self, hidden: Vec<(usize, Arc<str>)>) -> Arc<Catalogue> {
+        if hidden.is_empty() {
+            return Arc::clone(&self.whole);
+        }
+        let key: Vec<usize> = hidden.iter().map(|(index, _)| *index).collect();
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.get(&key) {
+            return Arc::clone(part);
+        }
+        let part = Arc::new(self.whole.without(&hidden));
+        if parts.len() == PARTS_MAX {
+            parts.clear();
+        }
+        parts.insert(key, Arc::clone(&part));
+        part
+    }
 }
 
 /// An answer, and the plugin that gave it.
@@ -176,13 +216,14 @@ impl Mounts {
                     pins: pins.remove(&spec.name).map(Pins::new),
                     name: spec.name.into(),
                     prefix: spec.prefix,
+                    scopes: spec.scopes,
                     plugin,
                 })
             })
             .collect::<Result<Vec<_>, MountError>>()?;
         let mounts = Arc::new(Self {
             mounted,
-            catalogue: ArcSwap::default(),
+            offer: ArcSwap::default(),
             versions: watch::Sender::new(0),
             hub,
         });
@@ -191,9 +232,19 @@ impl Mounts {
         Ok(mounts)
     }
 
-    /// Returns the snapshot in force.
+    /// Returns the snapshot in force: everything, whoever may see it.
     pub fn catalogue(&self) -> Arc<Catalogue> {
-        self.catalogue.load_full()
+        Arc::clone(&self.offer.load().whole)
+    }
+
+    /// Returns what of it a caller with these scopes may see.
+    pub fn seen_by(&self, scopes: &Scopes) -> Arc<Catalogue> {
+        let mounted = self.mounted.iter().enumerate();
+        let hidden = mounted.filter(|(_, one)| !scopes.satisfy(&one.scopes));
+        let hidden: Vec<_> = hidden
+            .map(|(index, one)| (index, Arc::clone(&one.name)))
+            .collect();
+        self.offer.load().without(hidden)
     }
 
     /// Returns the plugins in configured order.
@@ -238,7 +289,7 @@ impl Mounts {
         mut params: Members<'_>,
         context: CallContext,
     ) -> Result<Asked, Failure> {
-        let catalogue = self.catalogue.load_full();
+        let catalogue = self.seen_by(&context.client.scopes);
         let (plugin, key) = match method {
             Method::ToolsCall => {
                 let entry = named(&catalogue, List::Tools, name, "tool")?;
@@ -311,8 +362,8 @@ impl Mounts {
     }
 
     /// Listens for changes. Resources that nobody serves, or whose plugin cannot tell, are left out.
-    pub fn listen(self: &Arc<Self>, mut asked: Filter) -> Subscription {
-        let catalogue = self.catalogue.load();
+    pub fn listen(self: &Arc<Self>, mut asked: Filter, scopes: &Scopes) -> Subscription {
+        let catalogue = self.seen_by(scopes);
         let mut watched = Vec::new();
         asked.uris.retain(|uri| {
             let plugin = catalogue.owner(uri);
@@ -357,8 +408,12 @@ impl Mounts {
                 }
             })
             .collect();
-        let merged = Arc::new(Catalogue::merge(&contributions));
-        let before = self.catalogue.swap(Arc::clone(&merged));
+        let mut merged = Catalogue::merge(&contributions);
+        if self.mounted.iter().any(|one| !one.scopes.is_empty()) {
+            merged = merged.without(&[]);
+        }
+        let merged = Arc::new(merged);
+        let before = self.offer.swap(Arc::new(Offer::of(Arc::clone(&merged))));
         self.versions.send_modify(|version| *version += 1);
         for (lists, change) in [
             (&[List::Tools][..], Change::Tools),
@@ -367,7 +422,7 @@ impl Mounts {
         ] {
             if lists
                 .iter()
-                .any(|list| before.digest_of(*list) != merged.digest_of(*list))
+                .any(|list| before.whole.digest_of(*list) != merged.digest_of(*list))
             {
                 self.hub.announce(&change);
             }

@@ -28,8 +28,8 @@ use super::{
     stream::{self, Finished},
 };
 use crate::plugin::{
-    Answer, CallContext, Client,
-    catalogue::{List, capabilities},
+    Answer, CallContext, Client, Scopes,
+    catalogue::{Catalogue, List, capabilities},
     mirror,
     notices::{Heard, Level, Notices, Wishes},
 };
@@ -58,7 +58,7 @@ pub(crate) async fn serve(
     };
     note(server, story, &request);
     if request.method.as_str() == intake::LISTEN {
-        return changes::open(server, story, accepts, request);
+        return changes::open(server, story, accepts, request, &Scopes::read(&head));
     }
     let checks = Mirrors::Checked;
     match begin(server, story, &head, &body, request, checks) {
@@ -97,7 +97,7 @@ pub(crate) fn begin(
     mirrors: Mirrors,
 ) -> Result<Begun, Failure> {
     if !takes_time(&request.method) {
-        let listed = list(server, &request);
+        let listed = list(&server.mounts.seen_by(&Scopes::read(head)), &request);
         let finished = succeed_or_fail(story, &request.id, listed);
         return Ok(Begun {
             work: std::future::ready(finished).boxed(),
@@ -164,28 +164,27 @@ fn takes_time(method: &Method) -> bool {
     )
 }
 
-fn list(server: &Server, request: &Request<'_>) -> Result<Arc<RawValue>, Failure> {
+fn list(catalogue: &Catalogue, request: &Request<'_>) -> Result<Arc<RawValue>, Failure> {
     let list = match request.method {
         Method::ToolsList => List::Tools,
         Method::PromptsList => List::Prompts,
         Method::ResourcesList => List::Resources,
         Method::ResourceTemplatesList => List::Templates,
-        _ => return discover(server),
+        _ => return discover(catalogue),
     };
     let params = &request.params;
     let cursor = params
         .get("cursor")
         .map(|_| params.get_str("cursor").unwrap_or_default());
-    server.mounts.catalogue().page(list, cursor.as_deref())
+    catalogue.page(list, cursor.as_deref())
 }
 
-fn discover(server: &Server) -> Result<Arc<RawValue>, Failure> {
-    let catalogue = server.mounts.catalogue();
+fn discover(catalogue: &Catalogue) -> Result<Arc<RawValue>, Failure> {
     let freshness = catalogue.freshness();
     let result = json!({
         "resultType": "complete",
         "supportedVersions": [Revision::LATEST.as_str()],
-        "capabilities": capabilities(&catalogue),
+        "capabilities": capabilities(catalogue),
         "ttlMs": freshness.ttl_ms,
         "cacheScope": freshness.scope.as_str(),
         "_meta": {META_SERVER_INFO: crate::server_info()},
@@ -221,7 +220,7 @@ async fn work(
 
 /// Checks the `Mcp-Param-*` headers of a tool call.
 fn mirrored(server: &Server, head: &HeaderMap, request: &Request<'_>) -> Result<(), Failure> {
-    let catalogue = server.mounts.catalogue();
+    let catalogue = server.mounts.seen_by(&Scopes::read(head));
     let entry = match (&request.method, &request.name) {
         (Method::ToolsCall, Some(name)) => catalogue.find(List::Tools, name),
         _ => None,
@@ -249,6 +248,7 @@ fn client(head: &HeaderMap, params: &Members<'_>) -> Result<Arc<Client>, Failure
     Ok(Arc::new(Client {
         principal: said(headers::PRINCIPAL),
         tenant: said(headers::TENANT),
+        scopes: Scopes::read(head),
         capabilities,
     }))
 }

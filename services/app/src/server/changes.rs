@@ -26,6 +26,7 @@ use super::{
     stream::{Accepts, COMMENT, KEEP_ALIVE, event, events},
 };
 use crate::plugin::{
+    Scopes,
     hub::{Change, Filter},
     mounts::Subscription,
 };
@@ -45,6 +46,7 @@ pub(crate) fn open(
     story: &Arc<Story>,
     accepts: Accepts,
     request: Request<'_>,
+    scopes: &Scopes,
 ) -> Response {
     if !accepts.events {
         return story.fail(&Failure::say(
@@ -66,7 +68,7 @@ pub(crate) fn open(
         facts.outcome = Some(Outcome::Ok);
         facts.listens = true;
     }
-    let listening = Listening::new(server, filter, request.id, Some(place));
+    let listening = Listening::new(server, filter, scopes, request.id, Some(place));
     let stream = futures::stream::unfold(listening, async |mut listening| {
         let chunk = match listening.next().await? {
             Said::Message(message) => event(&message),
@@ -84,9 +86,10 @@ pub(crate) fn open(
 pub(crate) fn messages(
     server: &Server,
     request: Request<'_>,
+    scopes: &Scopes,
 ) -> Result<impl Stream<Item = Bytes> + Send + 'static, Failure> {
     let filter = filter(&request.params)?;
-    let listening = Listening::new(server, filter, request.id, None);
+    let listening = Listening::new(server, filter, scopes, request.id, None);
     Ok(futures::stream::unfold(listening, async |mut listening| {
         loop {
             match listening.next().await? {
@@ -159,11 +162,12 @@ impl Listening {
     fn new(
         server: &Server,
         filter: Filter,
+        scopes: &Scopes,
         id: Id,
         place: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
         Box::new(Self {
-            subscription: server.mounts.listen(filter),
+            subscription: server.mounts.listen(filter, scopes),
             id,
             draining: server.life.draining(),
             stage: Stage::Begin,

@@ -25,6 +25,7 @@ use mcp::{
 };
 
 use super::{Server, Story, answer, changes, intake, stream as answers};
+use crate::plugin::Scopes;
 
 /// When a refused client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -108,7 +109,8 @@ fn begin(
     let request = intake::read_own(&call.body).map_err(|refusal| refusal.failure)?;
     answer::note(server, &story, &request);
     if request.method.as_str() == intake::LISTEN {
-        return changes::messages(server, request).map(StreamExt::boxed);
+        let scopes = Scopes::read(&caller.who);
+        return changes::messages(server, request, &scopes).map(StreamExt::boxed);
     }
     let unmirrored = answer::Mirrors::None;
     let begun = answer::begin(server, &story, &caller.who, &call.body, request, unmirrored)?;
@@ -182,9 +184,11 @@ fn asker(story: &Arc<Story>, head: &HeaderMap, deadline: Duration) -> Asker<Call
         who.insert(name, value.clone());
         String::from_utf8_lossy(value.as_bytes()).into_owned()
     };
+    let (principal, tenant) = (said(headers::PRINCIPAL), said(headers::TENANT));
+    said(headers::SCOPES);
     Asker {
-        principal: said(headers::PRINCIPAL),
-        tenant: said(headers::TENANT),
+        principal,
+        tenant,
         request_id: story.request_id.as_str().to_owned(),
         deadline,
         caller: Caller {

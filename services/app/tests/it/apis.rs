@@ -123,6 +123,7 @@ fn api(document: PathBuf, url: &str, credential: Credential) -> Spec {
     Spec {
         name: "shelter".to_owned(),
         prefix: "shelter_".to_owned(),
+        scopes: Vec::new(),
         kind: Kind::Openapi(OpenapiSpec {
             document,
             url: url.to_owned(),

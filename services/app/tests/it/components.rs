@@ -18,6 +18,7 @@ fn component(module: PathBuf, digest: Option<String>) -> Spec {
     Spec {
         name: "rude".to_owned(),
         prefix: "rude_".to_owned(),
+        scopes: Vec::new(),
         kind: Kind::Wasm(WasmSpec {
             module,
             digest,

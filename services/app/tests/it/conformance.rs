@@ -15,6 +15,7 @@ async fn check(suite: &str, args: &[&str], scored: usize, unscored: &str) {
     let app = App::start(vec![Spec {
         name: "conformance".to_owned(),
         prefix: String::new(),
+        scopes: Vec::new(),
         kind: Kind::Conformance,
     }])
     .await;

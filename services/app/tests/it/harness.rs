@@ -275,6 +275,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        scopes: Vec::new(),
         kind: Kind::Builtin(set),
     }
 }
@@ -292,6 +293,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        scopes: Vec::new(),
         kind: Kind::Stdio(StdioSpec {
             program,
             instances: 1,

@@ -68,6 +68,7 @@ fn with(url: &str, credential: Credential) -> Spec {
     Spec {
         name: "remote".to_owned(),
         prefix: "remote_".to_owned(),
+        scopes: Vec::new(),
         kind: Kind::Http(HttpSpec {
             url: url.to_owned(),
             credential,

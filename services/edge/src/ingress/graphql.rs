@@ -48,7 +48,7 @@ pub(super) async fn serve(
         }
     };
     let catalogue = edge.catalogue.load();
-    let Some(schema) = catalogue.graphql.clone() else {
+    let Some(schema) = catalogue.graphql(&caller) else {
         let failure = Failure::new(mcp::Cause::NoBackend);
         return Some(refused(edge, exchange, &failure));
     };
