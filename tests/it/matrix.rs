@@ -4,6 +4,7 @@
 //! All clients follow one script (`tests/clients/matrix/script.*`) and tell what they saw; [`table`] says what that has
 //! to be. What an SDK cannot do stands there with its reason, and a cell that has learnt to do it fails too.
 
+mod rmcp_client;
 mod table;
 
 use std::collections::BTreeSet;
@@ -106,6 +107,7 @@ async fn drive(client: &Client, fleet: &Fleet) -> Result<Vec<Line>> {
     let (program, script) = match client.driver {
         Driver::Python(script) => (python("python")?, scripts().join(script)),
         Driver::Node(script) => (PathBuf::from("node"), beside_packages().join(script)),
+        Driver::Rmcp => return rmcp_client::run(url, token, client.revision).await,
     };
     let run = Command::new(program)
         .arg(script)

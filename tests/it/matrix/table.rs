@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use Driver::{Node, Python};
+use Driver::{Node, Python, Rmcp};
 use Outcome::{Fails, Sees};
 
 /// How a client is run.
@@ -12,6 +12,8 @@ pub enum Driver {
     Python(&'static str),
     /// A script in Node.
     Node(&'static str),
+    /// In this process.
+    Rmcp,
 }
 
 /// A client at one revision.
@@ -47,10 +49,11 @@ const PYTHON: &str = "Python SDK";
 const FASTMCP: &str = "FastMCP";
 const V1: &str = "TypeScript SDK 1";
 const V2: &str = "TypeScript SDK 2";
+const RMCP: &str = "rmcp";
 const INSPECTOR: &str = "inspector";
 
 /// Every SDK at the oldest and the newest revision that it speaks. The inspector offers one revision of the older era.
-pub const CLIENTS: [Client; 10] = [
+pub const CLIENTS: [Client; 12] = [
     client(INSPECTOR, LAST_OLD, Node("inspector.mjs")),
     client(INSPECTOR, NEWEST, Node("inspector.mjs")),
     client(PYTHON, OLDEST, Python("python.py")),
@@ -61,6 +64,8 @@ pub const CLIENTS: [Client; 10] = [
     client(V1, LAST_OLD, Node("typescript_v1.mjs")),
     client(V2, OLDEST, Node("typescript_v2.mjs")),
     client(V2, NEWEST, Node("typescript_v2.mjs")),
+    client(RMCP, OLDEST, Rmcp),
+    client(RMCP, NEWEST, Rmcp),
 ];
 
 /// `old` speaks 2025-11-25 (TypeScript SDK 1), `new` 2026-07-28 (Python SDK).
@@ -112,7 +117,7 @@ pub struct Exception {
 
 const ANY: &[&str] = &[];
 /// Those that follow the script in full.
-const SDKS: &[&str] = &[PYTHON, FASTMCP, V1, V2];
+const SDKS: &[&str] = &[PYTHON, FASTMCP, V1, V2, RMCP];
 
 /// What differs, each with its reason.
 pub const EXCEPTIONS: [Exception; 19] = [
