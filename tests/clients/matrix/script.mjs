@@ -21,15 +21,30 @@ export class Heard {
   }
 }
 
-/** Changes something until it is heard of: a session's stream does not say when it has begun. */
-async function untilHeard(heard, event, change) {
+/**
+ * Changes something until it is heard of: a session's stream does not say when it has begun. What is heard may be of a
+ * change that another client made; whoever looks again each time has to see its own in the end.
+ */
+async function untilSeen(heard, event, change, isThere) {
   for (let tried = 0; tried < TRIES; tried += 1) {
     heard.events.length = 0;
-    await change();
-    if (await heard.wait(event)) return event;
+    const made = await change();
+    let told = await heard.wait(event);
+    while (told) {
+      heard.events.length = 0;
+      if (await isThere(made)) return event;
+      told = await heard.wait(event);
+      if (!told) throw new Error(`${event}: the last that is told of is not ${made} changes`);
+    }
   }
   throw new Error(`${event} was not heard of`);
 }
+
+/** Changes something; returns how often it has been changed. */
+const changed = async (client, server, what) => Number((await client.call(`${server}_change`, { what })).text);
+
+/** How often something says that it has been changed. */
+const times = (said) => Number(said.split(' ')[1]);
 
 const asks = (tool) => async (client, server) => {
   const { text, failed } = await client.call(`${server}_${tool}`, {});
@@ -105,14 +120,8 @@ const METHODS = {
       ['prompts', `${server}_greet`, () => client.prompts()],
       ['resources', `${server}://note`, () => client.resources()],
     ]) {
-      let count = 0;
-      seen.push(
-        await untilHeard(client.heard, what, async () => {
-          count = Number((await client.call(`${server}_change`, { what })).text);
-        }),
-      );
-      const described = (await listed()).get(item);
-      if (Number(described.split(' ')[1]) < count) throw new Error(`${what}: ${described} after ${count} changes`);
+      const isThere = async (count) => times((await listed()).get(item)) >= count;
+      seen.push(await untilSeen(client.heard, what, () => changed(client, server, what), isThere));
     }
     await stop();
     return seen.join(' ');
@@ -120,7 +129,8 @@ const METHODS = {
   async subscriptions(client, server) {
     const uri = `${server}://watched`;
     const stop = await client.listen({ uri });
-    const heard = await untilHeard(client.heard, uri, () => client.call(`${server}_change`, { what: 'watched' }));
+    const isThere = async (count) => times(await client.read(uri)) >= count;
+    const heard = await untilSeen(client.heard, uri, () => changed(client, server, 'watched'), isThere);
     await stop();
     return `updated ${heard}`;
   },

@@ -7,6 +7,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 TRIES = 10
 PATIENCE = 2.0
@@ -32,14 +33,29 @@ class Heard:
         return False
 
 
-async def until_heard(heard: Heard, event: str, change: Callable[[], Awaitable[None]]) -> str:
-    """Changes something until it is heard of: a session's stream does not say when it has begun."""
+async def until_seen(
+    heard: Heard, event: str, change: Callable[[], Awaitable[int]], seen: Callable[[], Awaitable[int]]
+) -> str:
+    """Changes something until it is heard of: a session's stream does not say when it has begun.
+
+    What is heard may be of a change that another client made; whoever looks again each time has to see its own in the end.
+    """
     for _ in range(TRIES):
         heard.events.clear()
-        await change()
-        if await heard.wait(event):
-            return event
+        made = await change()
+        told = await heard.wait(event)
+        while told:
+            heard.events.clear()
+            if await seen() >= made:
+                return event
+            if not await heard.wait(event):
+                raise RuntimeError(f"{event}: the last that is told of is not {made} changes")
     raise TimeoutError(f"{event} was not heard of")
+
+
+def times(said: str) -> int:
+    """How often something says that it has been changed."""
+    return int(said.split()[1])
 
 
 async def run(client, servers: list[str], only: list[str]) -> None:
@@ -130,37 +146,36 @@ async def cancellation(client, server: str) -> str:
     raise TimeoutError(f"still {text}")
 
 
+async def change(client, server: str, what: str) -> int:
+    """Changes something; returns how often it has been changed."""
+    text, _, _ = await client.call(f"{server}_change", {"what": what})
+    return int(text)
+
+
 async def list_changes(client, server: str) -> str:
-    seen = []
+    told = []
     async with client.listening(lists=True):
-        for what, listed in [
-            ("tools", client.tool_descriptions),
-            ("prompts", client.prompt_descriptions),
-            ("resources", client.resource_descriptions),
+        for what, item, listed in [
+            ("tools", f"{server}_change", client.tool_descriptions),
+            ("prompts", f"{server}_greet", client.prompt_descriptions),
+            ("resources", f"{server}://note", client.resource_descriptions),
         ]:
 
-            async def change(what=what) -> None:
-                nonlocal count
-                text, _, _ = await client.call(f"{server}_change", {"what": what})
-                count = int(text)
+            async def seen(listed=listed, item=item) -> int:
+                return times((await listed())[item])
 
-            count = 0
-            seen.append(await until_heard(client.heard, what, change))
-            item = {"tools": f"{server}_change", "prompts": f"{server}_greet", "resources": f"{server}://note"}[what]
-            described = (await listed())[item]
-            if int(described.split()[1]) < count:
-                raise RuntimeError(f"{what}: {described!r} after {count} changes")
-    return " ".join(seen)
+            told.append(await until_seen(client.heard, what, partial(change, client, server, what), seen))
+    return " ".join(told)
 
 
 async def subscriptions(client, server: str) -> str:
     uri = f"{server}://watched"
 
-    async def change() -> None:
-        await client.call(f"{server}_change", {"what": "watched"})
+    async def seen() -> int:
+        return times(await client.read(uri))
 
     async with client.listening(uri=uri):
-        return f"updated {await until_heard(client.heard, uri, change)}"
+        return f"updated {await until_seen(client.heard, uri, partial(change, client, server, 'watched'), seen)}"
 
 
 async def tasks(client, server: str) -> str:

@@ -432,15 +432,13 @@ impl Sdk {
             ("prompts", format!("{server}_greet")),
             ("resources", format!("{server}://note")),
         ] {
-            let count = self.until_heard(&mut listening, server, what, what).await?;
-            let listed = self.descriptions(what).await?;
-            let found = listed.iter().find(|(name, _)| *name == item);
-            let (_, described) = found.with_context(|| format!("no {item}"))?;
-            let shown = described.split(' ').nth(1).and_then(|n| n.parse().ok());
-            ensure!(
-                shown.is_some_and(|shown: u64| shown >= count),
-                "{what}: {described} after {count} changes"
-            );
+            let described = async || {
+                let listed = self.descriptions(what).await?;
+                let found = listed.into_iter().find(|(name, _)| *name == item);
+                Ok(found.with_context(|| format!("no {item}"))?.1)
+            };
+            self.until_seen(&mut listening, server, what, what, described)
+                .await?;
             seen.push(what);
         }
         Ok(seen.join(" "))
@@ -457,7 +455,8 @@ impl Sdk {
                 .subscribe(SubscribeRequestParams::new(&uri))
                 .await?;
         }
-        self.until_heard(&mut listening, server, "watched", &uri)
+        let read = async || self.read(&uri).await;
+        self.until_seen(&mut listening, server, "watched", &uri, read)
             .await?;
         if !self.is_new {
             self.client
@@ -475,30 +474,44 @@ impl Sdk {
         Ok(Listening::Stream(Box::new(stream)))
     }
 
-    /// Changes something until it is heard of: a session's stream does not say when it has begun. Returns how often it has
-    /// changed.
-    async fn until_heard(
+    /// Changes something until it is heard of: a session's stream does not say when it has begun. What is heard may be of a
+    /// change that another client made; whoever looks again each time has to see its own in the end.
+    async fn until_seen(
         &self,
         listening: &mut Listening,
         server: &str,
         what: &str,
         event: &str,
-    ) -> Result<u64> {
+        look: impl AsyncFn() -> Result<String>,
+    ) -> Result<()> {
         for _ in 0..TRIES {
             self.hear(|heard| heard.events.clear());
             let change = format!("{server}_change");
-            let count = self.ask_with(&change, json!({"what": what})).await?;
-            if timeout(HEARD_WITHIN, self.heard_of(listening, event))
-                .await
-                .is_ok()
-            {
-                return Ok(count.parse()?);
+            let made = self.ask_with(&change, json!({"what": what})).await?;
+            let made: u64 = made.parse()?;
+            let mut told = self.heard_of(listening, event).await;
+            while told {
+                self.hear(|heard| heard.events.clear());
+                if times(&look().await?)? >= made {
+                    return Ok(());
+                }
+                told = self.heard_of(listening, event).await;
+                ensure!(
+                    told,
+                    "{event}: the last that is told of is not {made} changes"
+                );
             }
         }
         bail!("{event} was not heard of")
     }
 
-    async fn heard_of(&self, listening: &mut Listening, event: &str) {
+    /// Whether something is heard of in time.
+    async fn heard_of(&self, listening: &mut Listening, event: &str) -> bool {
+        let heard = self.hear_of(listening, event);
+        timeout(HEARD_WITHIN, heard).await.is_ok()
+    }
+
+    async fn hear_of(&self, listening: &mut Listening, event: &str) {
         loop {
             match listening {
                 Listening::Session => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -536,6 +549,12 @@ impl Sdk {
         let heard = &self.client.service().heard;
         what(&mut heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// How often something says that it has been changed.
+fn times(said: &str) -> Result<u64> {
+    let times = said.split(' ').nth(1).and_then(|n| n.parse().ok());
+    times.with_context(|| said.to_owned())
 }
 
 /// The script's word for a change.
