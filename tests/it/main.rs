@@ -17,6 +17,7 @@ mod front_doors;
 mod hostile;
 mod listening;
 mod loadtest;
+mod matrix;
 mod seeds;
 mod supervision;
 mod telling;
