@@ -9,6 +9,7 @@
 //! The order is that of a call on its way through the edge.
 //!
 //! 1. [`admission`]: is there room for one more call? Hands out a permit that frees its place on drop.
+//!    [`fair`]: if not, who waits, who gets the next place, who is sent away. [`concurrency`]: how much room there is.
 //! 2. [`deadline`]: how long may the call take, and how much of that may one attempt take?
 //! 3. [`limit`]: has this principal tokens left?
 //! 4. [`split`]: which release serves the call?
@@ -34,7 +35,9 @@
 //! before that start counts as the start; two threads that pass slightly disordered instants do no harm.
 
 pub mod admission;
+pub mod concurrency;
 pub mod deadline;
+pub mod fair;
 pub mod limit;
 pub mod split;
 
