@@ -18,13 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ASKS: &str = "everything_trigger-elicitation-request";
 const TAKES_LONG: &str = "everything_trigger-long-running-operation";
 
-async fn with_everything() -> Result<Fleet> {
+/// A server of the older era that asks and tells.
+pub(crate) fn everything() -> Result<String> {
     let server = node("@modelcontextprotocol/server-everything/dist/index.js")?;
-    Fleet::up(&format!(
+    Ok(format!(
         "[[plugin]]\nname = \"everything\"\nkind = \"stdio\"\ncommand = \"node\"\nargs = [\"{}\", \"stdio\"]\n",
         server.display()
     ))
-    .await
+}
+
+async fn with_everything() -> Result<Fleet> {
+    Fleet::up(&everything()?).await
 }
 
 #[tokio::test]

@@ -20,3 +20,4 @@ mod loadtest;
 mod seeds;
 mod supervision;
 mod telling;
+mod websocket;
