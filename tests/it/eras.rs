@@ -102,12 +102,18 @@ impl Reading {
 
     /// The next message; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
+        Ok(self.next_with_id().await?.map(|(_, message)| message))
+    }
+
+    /// The next message with its event's id.
+    pub(crate) async fn next_with_id(&mut self) -> Result<Option<(String, Value)>> {
         loop {
             if let Some(event) = self.read.pop_front() {
                 if event.data.is_empty() {
                     continue;
                 }
-                return Ok(Some(serde_json::from_str(&event.data)?));
+                let message = serde_json::from_str(&event.data)?;
+                return Ok(Some((event.id.unwrap_or_default(), message)));
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await??;
             match chunk {

@@ -49,6 +49,12 @@ impl Catalogue {
         }
     }
 
+    /// How many tools there are.
+    #[must_use]
+    pub fn tools(&self) -> usize {
+        self.repeat.len()
+    }
+
     /// Whether a call may be sent twice. A tool that is not known here is not.
     #[must_use]
     pub fn repeat(&self, call: &Call) -> Repeat {
@@ -85,7 +91,9 @@ pub async fn follow(edge: Arc<Edge>) {
                     tracing::info!(tools = tools.len(), "catalogue read");
                     edge.catalogue
                         .store(Arc::new(Catalogue::new(&tools, &edge.graphql_limits)));
-                    edge.catalogue_read.send_replace(true);
+                    if edge.catalogue_read.send_replace(true) {
+                        edge.events.lists_changed();
+                    }
                     known = wanted;
                 }
                 Err(failure) => {
