@@ -238,16 +238,19 @@ impl Told {
 
     /// The first event: a place to come back to, and whether something was missed.
     fn begin(&self, begins: Begins) -> Bytes {
-        let (name, data) = match begins {
-            Begins::AfterGap => (Some("missed".to_owned()), "{}"),
-            Begins::Now | Begins::After => (None, ""),
-        };
-        let event = Event {
-            name,
-            retry_ms: Some(RETRY_MS),
-            ..Event::message(data).with_id(self.reader.id())
-        };
-        event.encode().into()
+        let id = self.reader.id();
+        match begins {
+            // Without data it is no event, but a place all the same.
+            Begins::Now | Begins::After => format!("retry: {RETRY_MS}\nid: {id}\n\n").into(),
+            Begins::AfterGap => {
+                let event = Event {
+                    name: Some("missed".to_owned()),
+                    retry_ms: Some(RETRY_MS),
+                    ..Event::message("{}").with_id(id)
+                };
+                event.encode().into()
+            }
+        }
     }
 }
 
