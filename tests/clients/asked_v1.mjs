@@ -1,7 +1,9 @@
-// A client of the first TypeScript SDK that is asked and told: asked_v1.mjs URL TOKEN
+// A client of the first TypeScript SDK that is asked and told, over HTTP or WebSocket: asked_v1.mjs URL TOKEN
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
+import { WebSocketClientTransport } from '@modelcontextprotocol/sdk/client/websocket.js';
 import { ElicitRequestSchema } from '@modelcontextprotocol/sdk/types.js';
+import WebSocket from 'ws';
 
 const [url, token] = process.argv.slice(2);
 const client = new Client({ name: 'test', version: '1' }, { capabilities: { elicitation: {} } });
@@ -10,9 +12,16 @@ client.setRequestHandler(ElicitRequestSchema, ({ params }) => {
   questions.push(params.message);
   return { action: 'accept', content: { name: 'Ana' } };
 });
-const transport = new StreamableHTTPClientTransport(new URL(url), {
-  requestInit: { headers: { Authorization: `Bearer ${token}` } },
-});
+const headers = { Authorization: `Bearer ${token}` };
+// The SDK's transport is for browsers: it has no place for a token, and wants each message in a turn of its own.
+globalThis.WebSocket = class extends WebSocket {
+  constructor(address, protocols) {
+    super(address, protocols, { headers, allowSynchronousEvents: false });
+  }
+};
+const transport = url.startsWith('ws')
+  ? new WebSocketClientTransport(new URL(url))
+  : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
 await client.connect(transport);
 const asked = await client.callTool({ name: 'everything_trigger-elicitation-request', arguments: {} });
 const progress = [];
@@ -22,11 +31,11 @@ const long = await client.callTool(
   { onprogress: ({ progress: done }) => progress.push(done) },
 );
 console.log(JSON.stringify({
-  revision: transport.protocolVersion,
+  revision: transport.protocolVersion ?? null,
   questions,
   text: asked.content.map((part) => part.text).join(' '),
   progress,
   long: long.content[0].text,
 }));
-await transport.terminateSession();
+await transport.terminateSession?.();
 await client.close();

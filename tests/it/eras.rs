@@ -18,13 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ASKS: &str = "everything_trigger-elicitation-request";
 const TAKES_LONG: &str = "everything_trigger-long-running-operation";
 
-async fn with_everything() -> Result<Fleet> {
+/// A server of the older era that asks and tells.
+pub(crate) fn everything() -> Result<String> {
     let server = node("@modelcontextprotocol/server-everything/dist/index.js")?;
-    Fleet::up(&format!(
+    Ok(format!(
         "[[plugin]]\nname = \"everything\"\nkind = \"stdio\"\ncommand = \"node\"\nargs = [\"{}\", \"stdio\"]\n",
         server.display()
     ))
-    .await
+}
+
+async fn with_everything() -> Result<Fleet> {
+    Fleet::up(&everything()?).await
 }
 
 #[tokio::test]
@@ -98,12 +102,18 @@ impl Reading {
 
     /// The next message; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
+        Ok(self.next_with_id().await?.map(|(_, message)| message))
+    }
+
+    /// The next message with its event's id.
+    pub(crate) async fn next_with_id(&mut self) -> Result<Option<(String, Value)>> {
         loop {
             if let Some(event) = self.read.pop_front() {
                 if event.data.is_empty() {
                     continue;
                 }
-                return Ok(Some(serde_json::from_str(&event.data)?));
+                let message = serde_json::from_str(&event.data)?;
+                return Ok(Some((event.id.unwrap_or_default(), message)));
             }
             let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await??;
             match chunk {

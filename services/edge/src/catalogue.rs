@@ -90,6 +90,12 @@ impl Catalogue {
         schema.or_insert_with_key(build).clone()
     }
 
+    /// How many tools there are.
+    #[must_use]
+    pub fn tools(&self) -> usize {
+        self.repeat.len()
+    }
+
     /// Whether a call may be sent twice. A tool that is not known here is not.
     #[must_use]
     pub fn repeat(&self, call: &Call) -> Repeat {
@@ -130,7 +136,9 @@ pub async fn follow(edge: Arc<Edge>) {
                         .unwrap_or_default();
                     let read = Catalogue::new(tools, scopes, &edge.graphql_limits);
                     edge.catalogue.store(Arc::new(read));
-                    edge.catalogue_read.send_replace(true);
+                    if edge.catalogue_read.send_replace(true) {
+                        edge.events.lists_changed();
+                    }
                     known = wanted;
                 }
                 Err(failure) => {

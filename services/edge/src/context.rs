@@ -13,6 +13,7 @@ use telemetry::trace::TraceContext;
 use crate::edge::Edge;
 use crate::exchange::Exchange;
 use crate::identity::Caller;
+use crate::tools::{self, ToolsWanted};
 
 /// The scope that lets a caller name the release that serves it.
 pub const RELEASE_SCOPE: &str = "release";
@@ -36,6 +37,8 @@ pub struct Context {
     pub sticky: Option<u64>,
     /// The release that the caller asked for, and may.
     pub pinned: Option<String>,
+    /// Which list of tools the client wants, if its head says.
+    pub tools: Option<ToolsWanted>,
     /// Where the client is.
     pub client_addr: Option<SocketAddr>,
     /// When the request had been taken up.
@@ -66,6 +69,7 @@ impl Context {
             deadline: deadline(edge, asked.map(Duration::from_millis), exchange.started),
             sticky: None,
             pinned,
+            tools: tools::wanted(exchange),
             client_addr: exchange.client_addr(),
             started: exchange.started,
         }
@@ -92,6 +96,7 @@ impl Context {
             deadline: deadline(edge, asked, started),
             sticky: None,
             pinned: None,
+            tools: None,
             client_addr,
             started,
         }

@@ -15,12 +15,14 @@ use crate::admission::Admission;
 use crate::bridge::Bridge;
 use crate::catalogue::Catalogue;
 use crate::counters::Counters;
+use crate::events::Events;
 use crate::exchange::Room;
 use crate::fleet::FleetView;
 use crate::identity::{Identity, Rules};
 use crate::ingress::{Sessions, Sockets};
 use crate::life::Life;
 use crate::metrics::EdgeMetrics;
+use crate::tools::Searched;
 
 /// A runtime that runs no task for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -66,6 +68,10 @@ pub struct Edge {
     pub catalogue: ArcSwap<Catalogue>,
     /// Whether the catalogue has been read.
     pub catalogue_read: watch::Sender<bool>,
+    /// What principals are told beside their answers.
+    pub events: Events,
+    /// Lists of tools that were searched lately.
+    pub searched: Searched,
     /// Memory for the bodies of all requests.
     pub body_room: Arc<Room>,
     /// Bounds on GraphQL documents.
@@ -108,6 +114,8 @@ impl Edge {
             turns: Turns::new(rand::random()),
             catalogue: ArcSwap::default(),
             catalogue_read: watch::channel(false).0,
+            events: Events::new(&settings.events),
+            searched: Searched::default(),
             body_room: Room::new(settings.http.body_memory_limit),
             graphql_limits: graphql_limits(&settings),
             bridge: Bridge::new(&settings, now),

@@ -14,7 +14,7 @@ use crate::exchange::{Exchange, Response};
 use crate::identity::Caller;
 use crate::ingress::{self, Door};
 use crate::stream::Told;
-use crate::{admission, bridge, egress, record, route};
+use crate::{admission, bridge, egress, record, route, tools};
 
 /// Serves one HTTP request. `None` when its client went away and there is nobody to answer.
 pub async fn serve(edge: &Arc<Edge>, exchange: &mut Exchange<'_>) -> Option<Response> {
@@ -87,10 +87,25 @@ pub async fn run_telling(
     call: Call,
     told: &mut Told,
 ) -> Result<Reply, Failure> {
+    // A tool that is called by way of a stand-in is judged, limited and told of under its own name.
+    let (call, stand_in) = match tools::resolve(edge, context, call) {
+        Ok(resolved) => resolved,
+        Err(failure) => {
+            record::undecoded(edge, context, &failure);
+            return Err(failure);
+        }
+    };
+    // What a stream of changes is told stays in it.
+    if call.method != Method::SubscriptionsListen {
+        told.also(edge.events.of(caller));
+    }
     let mut record = record::Record::begin(edge, context, caller, &call);
     let answer = async {
         // May this caller do this now? Frees its place when dropped.
         let permit = admission::admit(edge, caller, &call.method)?;
+        if let Some(stand_in) = stand_in {
+            return tools::answer(edge, context, caller, call, stand_in, permit, &mut record).await;
+        }
         // Which release serves the call, and which of its instances may be tried.
         let route = route::choose(edge, context, call, Some(permit))?;
         // The attempts.

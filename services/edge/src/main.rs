@@ -12,6 +12,7 @@ mod context;
 mod counters;
 mod edge;
 mod egress;
+mod events;
 mod exchange;
 mod fleet;
 mod gaps;
@@ -25,6 +26,7 @@ mod record;
 mod route;
 mod server;
 mod stream;
+mod tools;
 mod transport;
 mod usage;
 
@@ -138,6 +140,7 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     }
     let follower = fleet::Follower::start(Arc::clone(&edge), &store);
     tokio::spawn(catalogue::follow(Arc::clone(&edge)));
+    tokio::spawn(events::follow(Arc::clone(&edge)));
 
     // Serve. Probes answer from here on; readiness comes with the first view of the fleet.
     let (stop, stopped) = watch::channel(false);

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::context::Context;
 use crate::edge::Edge;
+use crate::events::Channel;
 use crate::gateway;
 use crate::identity::Caller;
 
@@ -35,6 +36,8 @@ pub enum Part {
 #[derive(Debug)]
 pub struct Told {
     client: Option<mpsc::Sender<Bytes>>,
+    /// The principal's streams of events, if it has any.
+    events: Option<Arc<Channel>>,
     bytes: usize,
     has_begun: bool,
     /// Whether this goes on with what another instance began to tell.
@@ -55,10 +58,16 @@ impl Told {
     fn to(client: Option<mpsc::Sender<Bytes>>) -> Told {
         Told {
             client,
+            events: None,
             bytes: 0,
             has_begun: false,
             goes_on: false,
         }
+    }
+
+    /// Tells the principal's streams of events too.
+    pub fn also(&mut self, events: Option<Arc<Channel>>) {
+        self.events = events;
     }
 
     /// Passes a notification on, as soon as there is room for it.
@@ -66,6 +75,9 @@ impl Told {
     /// # Errors
     /// [`ClientGone`] when nobody reads the stream any more.
     pub async fn tell(&mut self, message: Bytes) -> Result<(), ClientGone> {
+        if let Some(events) = &self.events {
+            events.told(&message);
+        }
         if self.client.is_none() {
             return Ok(());
         }

@@ -23,6 +23,10 @@ pub const META_SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 /// The member of a result's `_meta` that names the server.
 pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 
+/// The member of `params._meta` by which a client wishes for `all` tools or for two that stand in for them
+/// (`search`). Ours, as the header [`crate::headers::TOOLS`].
+pub const META_TOOLS: &str = "dev.sweetmcp/tools";
+
 /// Where a call came in. Also the `protocol` of logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

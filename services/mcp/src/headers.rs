@@ -33,6 +33,9 @@ pub const TENANT: &str = "sweetmcp-tenant";
 pub const SCOPES: &str = "sweetmcp-scopes";
 /// A client's wish for one release (needs the `release` scope); in answers, the release that answered.
 pub const RELEASE: &str = "sweetmcp-release";
+/// A client's wish for its list of tools: `all`, or `search` for two tools that stand in for all. Also `tools` in
+/// the query, and [`crate::call::META_TOOLS`] in a request.
+pub const TOOLS: &str = "sweetmcp-tools";
 
 const WRAP: (&str, &str) = ("=?base64?", "?=");
 

@@ -245,6 +245,29 @@ section! {
 }
 
 section! {
+    /// `[edge.events]`: bounds on `/mcp/v1/events`.
+    EdgeEvents "edge.events" {
+        /// Streams at once.
+        streams_max: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(16_384);
+        /// Streams of one principal at once.
+        streams_max_principal: usize = Count::<usize> { min: 1, max: 65_536 }, number(16);
+        /// How long events of a principal are kept for a stream that comes back.
+        keep: Duration = seconds(1, 86_400), text("5m");
+    }
+}
+
+section! {
+    /// `[edge.search]`: `find_tools` and `call_tool` in place of long lists of tools.
+    EdgeSearch "edge.search" {
+        /// Who gets a short list: nobody (`off`), clients that ask for it (`asked`), or also those that do not say, from
+        /// `tools_min` tools on (`large`).
+        mode: SearchMode = Choice::<SearchMode>::new(), text("asked");
+        /// With `large`: the number of tools from which on a list is long.
+        tools_min: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(100);
+    }
+}
+
+section! {
     /// `[edge.shutdown]`: how the edge ends.
     EdgeShutdown "edge.shutdown" {
         /// How long it serves on after it has said that it goes.
@@ -402,6 +425,25 @@ impl Choices for LogFormat {
     ];
 }
 
+/// Who gets a short list of tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchMode {
+    /// Nobody.
+    Off,
+    /// Clients that ask for it.
+    Asked,
+    /// Also those that do not say, where the list is long.
+    Large,
+}
+
+impl Choices for SearchMode {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Off, "off"),
+        (Self::Asked, "asked"),
+        (Self::Large, "large"),
+    ];
+}
+
 /// Kind of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -507,6 +549,8 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeGraphql::rows,
         EdgeCapnp::rows,
         EdgeWebsocket::rows,
+        EdgeSearch::rows,
+        EdgeEvents::rows,
         EdgeShutdown::rows,
         AppListen::rows,
         AppHttp::rows,

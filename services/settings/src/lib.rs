@@ -26,8 +26,9 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 pub use keys::{
-    AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeGraphql, EdgeHttp, EdgeRate,
-    EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, Telemetry,
+    AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeEvents, EdgeGraphql, EdgeHttp,
+    EdgeRate, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, SearchMode,
+    Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -83,6 +84,10 @@ pub struct Edge {
     pub graphql: EdgeGraphql,
     /// Bounds on Cap'n Proto.
     pub capnp: EdgeCapnp,
+    /// Streams of events.
+    pub events: EdgeEvents,
+    /// Short lists of tools.
+    pub search: EdgeSearch,
     /// Bounds on WebSockets.
     pub websocket: EdgeWebsocket,
     /// How it ends.
@@ -339,6 +344,8 @@ impl Settings {
         edge.graphql.show(&mut out);
         edge.capnp.show(&mut out);
         edge.websocket.show(&mut out);
+        edge.search.show(&mut out);
+        edge.events.show(&mut out);
         EdgeShutdown {
             grace: edge.shutdown.grace,
             drain: edge.shutdown.drain,
@@ -604,6 +611,8 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let graphql = EdgeGraphql::read(reader);
     let capnp = EdgeCapnp::read(reader);
     let websocket = EdgeWebsocket::read(reader);
+    let search = EdgeSearch::read(reader);
+    let events = EdgeEvents::read(reader);
     let shutdown =
         EdgeShutdown::read(reader).map(|EdgeShutdown { grace, drain }| Shutdown { grace, drain });
     let EdgeListen {
@@ -627,6 +636,8 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         graphql: graphql?,
         capnp: capnp?,
         websocket: websocket?,
+        search: search?,
+        events: events?,
         shutdown: shutdown?,
     })
 }

@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mcp", &[]),
     ("policy", &[]),
     ("rollout", &[]),
+    ("search", &[]),
     ("settings", &[]),
     ("store", &[]),
     ("telemetry", &[]),
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "mcp",
             "policy",
             "registry",
+            "search",
             "settings",
             "store",
             "telemetry",
@@ -67,7 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and do nothing else, and words that would betray them.
-const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout"];
+const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout", "search"];
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     "Instant::now",

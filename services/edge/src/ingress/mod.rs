@@ -5,6 +5,7 @@
 //! What a front door knows of its protocol stays in it.
 
 pub mod capnp;
+mod events;
 mod graphql;
 mod jsonrpc;
 mod mcp;
@@ -42,6 +43,7 @@ enum Kind {
     Batch,
     GraphQl,
     WebSocket,
+    Events,
 }
 
 /// What stands at a path.
@@ -77,6 +79,7 @@ pub fn template(path: &str) -> &'static str {
         "/mcp/v1/jsonrpc",
         "/mcp/v1/batch",
         "/mcp/v1/ws",
+        "/mcp/v1/events",
         "/graphql",
         "/metrics",
         "/admin/v1/status",
@@ -103,6 +106,7 @@ pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor>
         "/mcp/v1/jsonrpc" => (Kind::JsonRpc, FrontDoor::JsonRpc, &[Method::POST]),
         "/mcp/v1/batch" => (Kind::Batch, FrontDoor::JsonRpc, &[Method::POST]),
         "/mcp/v1/ws" => (Kind::WebSocket, FrontDoor::Mcp, &[Method::GET]),
+        "/mcp/v1/events" => (Kind::Events, FrontDoor::Mcp, &[Method::GET]),
         "/graphql" => (
             Kind::GraphQl,
             FrontDoor::GraphQl,
@@ -126,7 +130,7 @@ pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor>
     };
     if !methods.contains(exchange.method()) {
         let allow = match methods.len() {
-            1 if kind == Kind::WebSocket => "GET",
+            1 if methods == [Method::GET] => "GET",
             1 => "POST",
             2 => "GET, POST",
             _ => "GET, POST, DELETE",
@@ -158,6 +162,7 @@ pub async fn serve(
         }
         Kind::Batch => jsonrpc::serve(edge, exchange, context, caller, jsonrpc::Takes::Many).await,
         Kind::GraphQl => graphql::serve(edge, exchange, context, caller).await,
+        Kind::Events => Some(events::serve(edge, exchange, context, caller)),
         Kind::WebSocket => Some(websocket::serve(edge, exchange, context, caller)),
     }
 }

@@ -39,6 +39,7 @@ use mcp::{Call, Cause, Failure, Id, Message, Method, Refused, Revision};
 use pingora::protocols::Stream;
 use policy::admission::{Gate, Permit};
 use serde_json::value::RawValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -275,14 +276,28 @@ impl Connection {
             out,
             control,
         };
+        let writing = write(sink, frames, controls, &heard);
+        tokio::pin!(writing);
         let ending = tokio::select! {
             ending = reader.run() => ending,
             // A client that does not read is gone.
-            Err(Unwritable) = write(sink, frames, controls, &heard) => Ending::Client,
+            Err(Unwritable) = &mut writing => Ending::Client,
         };
         tracing::debug!(?ending, "a WebSocket connection ended");
+        let Reader { talk, source, .. } = reader;
         if let Some(sockets) = self.edge.sockets.get() {
-            reader.talk.end(&sockets.host).await;
+            talk.end(&sockets.host).await;
+        }
+        if matches!(ending, Ending::Unreadable(..)) {
+            // What was told of it would be lost if the rest of what came stayed unread.
+            let rest = async {
+                if let Ok(sink) = writing.await
+                    && let Ok(socket) = sink.reunite(source)
+                {
+                    read_away(socket.into_inner()).await;
+                }
+            };
+            let _ = timeout(CLOSE_MAX, rest).await;
         }
     }
 }
@@ -325,7 +340,7 @@ async fn write(
     mut frames: mpsc::Receiver<Frame>,
     mut controls: mpsc::Receiver<Control>,
     heard: &Heard,
-) -> Result<(), Unwritable> {
+) -> Result<SplitSink<WebSocketStream<Stream>, tungstenite::Message>, Unwritable> {
     let mut closing = None;
     loop {
         let message = tokio::select! {
@@ -346,16 +361,24 @@ async fn write(
                     text(frame.message)
                 }
                 (None, Some(frame)) => tungstenite::Message::Close(Some(frame)),
-                (None, None) => return Ok(()),
+                (None, None) => return Ok(sink),
             },
         };
         let is_last = message.is_close();
         match timeout(WRITE_MAX, sink.send(message)).await {
-            Ok(Ok(())) if is_last => return Ok(()),
+            Ok(Ok(())) if is_last => return Ok(sink),
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Err(Unwritable),
         }
     }
+}
+
+/// Ends our side of a connection, and reads what still comes without looking at it.
+async fn read_away(mut stream: Stream) {
+    // Whatever fails, the connection is over.
+    let _ = stream.shutdown().await;
+    let mut piece = [0; 4096];
+    while let Ok(1..) = stream.read(&mut piece).await {}
 }
 
 /// A message of ours; JSON is UTF-8.
@@ -445,6 +468,9 @@ impl Reader<'_> {
             };
             // The writer has gone if this fails, and the connection with it.
             let _ = self.control.send(Control::Close(frame)).await;
+        }
+        if matches!(ending, Ending::Unreadable(..)) {
+            return ending;
         }
         // The client's close, or the answer to its own; what else comes is not begun any more.
         let closed = async { while let Some(Ok(_)) = self.source.next().await {} };

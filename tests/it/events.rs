@@ -1,0 +1,225 @@
+//! What a principal is told on `/mcp/v1/events`, by a standard client and byte by byte.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testkit::{Fleet, eventually, test_tools, workspace};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::eras::{Reading, everything};
+use crate::tool_search::hundred_tools;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long silence is listened to.
+const SILENCE: Duration = Duration::from_secs(2);
+
+fn address(fleet: &Fleet) -> String {
+    format!("{}/v1/events", fleet.status.endpoints.mcp)
+}
+
+/// An EventSource of Node.
+struct Source {
+    _process: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Source {
+    async fn open(url: &str, token: &str) -> Result<Source> {
+        // Node finds packages beside the script.
+        let folder = test_tools().join("clients");
+        std::fs::create_dir_all(&folder)?;
+        let script = folder.join("events.mjs");
+        std::fs::copy(workspace().join("tests/clients/events.mjs"), &script)?;
+        let mut process = Command::new("node")
+            .arg(script)
+            .args([url, token])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let said = BufReader::new(process.stdout.take().context("no output")?).lines();
+        let mut source = Source {
+            _process: process,
+            said,
+        };
+        ensure!(source.next().await? == json!({"open": true}), "not open");
+        Ok(source)
+    }
+
+    async fn next(&mut self) -> Result<Value> {
+        let line = tokio::time::timeout(PATIENCE, self.said.next_line()).await??;
+        Ok(serde_json::from_str(&line.context("it has ended")?)?)
+    }
+
+    /// Reads on until a message of this method.
+    async fn hear(&mut self, method: &str) -> Result<Value> {
+        loop {
+            let said = self.next().await?;
+            if said["message"]["method"] == method {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// Whether nothing of this method is said for a while.
+    async fn is_silent_on(&mut self, method: &str) -> Result<bool> {
+        match tokio::time::timeout(SILENCE, self.hear(method)).await {
+            Err(_) => Ok(true),
+            Ok(heard) => heard.map(|_| false),
+        }
+    }
+}
+
+/// A plain JSON-RPC call that tells of its progress, and can be told of it in no answer.
+async fn work(fleet: &Fleet, token: &str) -> Result<()> {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": "everything_trigger-long-running-operation",
+        "arguments": {"duration": 1, "steps": 3},
+        "_meta": {"progressToken": token}}});
+    let answer = fleet
+        .client()
+        .post_json(&fleet.status.endpoints.jsonrpc, &body)
+        .await?;
+    ensure!(answer.text.contains("completed"), "{}", answer.text);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_principal_hears_of_its_calls_of_lists_and_of_resources_and_nobody_elses() -> Result<()> {
+    let plugins = format!("{}{}", everything()?, hundred_tools());
+    let fleet = Fleet::up(&format!("[fleet]\napps = 1\n{plugins}")).await?;
+    let url = address(&fleet);
+    let listed = fleet
+        .client()
+        .mcp(&fleet.status.endpoints.mcp, "resources/list", json!({}))
+        .await?;
+    let uri = listed.json["result"]["resources"][0]["uri"].as_str();
+    let uri = uri.with_context(|| listed.text.clone())?.to_owned();
+    let stranger = fleet.mint(&["--subject", "stranger"]).await?;
+    let mut own = Source::open(
+        &format!("{url}?resource={}", uri.replace(':', "%3A")),
+        &fleet.token,
+    )
+    .await?;
+    let mut other = Source::open(&url, &stranger).await?;
+
+    work(&fleet, "p-1").await?;
+    for n in 1..=3 {
+        let heard = own.hear("notifications/progress").await?;
+        assert_eq!(heard["message"]["params"]["progress"], n, "{heard}");
+        assert_eq!(
+            heard["message"]["params"]["progressToken"], "p-1",
+            "{heard}"
+        );
+    }
+    fleet
+        .call_tool("everything_toggle-subscriber-updates", json!({}))
+        .await?;
+    let updated = own.hear("notifications/resources/updated").await?;
+    assert_eq!(updated["message"]["params"]["uri"], *uri, "{updated}");
+    assert!(other.is_silent_on("notifications/progress").await?);
+    fleet.call_tool("time_now", json!({})).await?;
+    fleet
+        .call_tool("redis_get", json!({"forget": "redis_set"}))
+        .await?;
+    for source in [&mut own, &mut other] {
+        source.hear("notifications/tools/list_changed").await?;
+    }
+
+    // Nobody without a token, and no other method.
+    for (request, status) in [
+        (reqwest::Client::new().get(&url), 401),
+        (reqwest::Client::new().post(&url), 405),
+        (fleet.client().get(&format!("{url}?level=loud")), 400),
+        (fleet.client().get(&url).header("accept", "text/html"), 406),
+        (
+            fleet
+                .client()
+                .get(&url)
+                .header("origin", "https://evil.example"),
+            403,
+        ),
+    ] {
+        assert_eq!(fleet.client().send(request).await?.status, status);
+    }
+
+    // Another life of the edge knows nothing of what was; the client comes back by itself and is told so.
+    let edge = fleet.status.instances.iter().find(|i| i.role == "edge");
+    fleet.kill_9(edge.context("an edge")?.pid)?;
+    while own.next().await?["missed"] != true {}
+    own.hear("notifications/tools/list_changed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_comes_back_hears_what_was_missed_and_idle_streams_cost_little() -> Result<()> {
+    let bounds = "[edge.events]\nstreams_max_principal = 2000\n[fleet]\napps = 1\n";
+    let fleet = Fleet::up(&format!("{bounds}{}", everything()?)).await?;
+    let url = address(&fleet);
+    let open = |last: Option<&str>| {
+        let request = fleet.client().get(&url);
+        let request = match last {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        Reading::open(request)
+    };
+    let mut first = open(None).await?;
+    work(&fleet, "before").await?;
+    let (id, heard) = first.next_with_id().await?.context("nothing")?;
+    assert_eq!(heard["params"]["progress"], 1, "{heard}");
+    drop(first);
+    work(&fleet, "meanwhile").await?;
+    let mut again = open(Some(&id)).await?;
+    let mut heard = Vec::new();
+    for _ in 0..5 {
+        let message = again.next().await?.context("nothing")?;
+        heard.push((
+            message["params"]["progressToken"].clone(),
+            message["params"]["progress"].clone(),
+        ));
+    }
+    let expect = [
+        ("before", 2),
+        ("before", 3),
+        ("meanwhile", 1),
+        ("meanwhile", 2),
+        ("meanwhile", 3),
+    ];
+    assert_eq!(heard, expect.map(|(token, n)| (json!(token), json!(n))));
+
+    // Idle streams, measured.
+    let edge = fleet.status.instances.iter().find(|i| i.role == "edge");
+    let pid = edge.context("an edge")?.pid;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(open(None).await?);
+    }
+    let before = resident_kib(pid)?;
+    const MORE: usize = 1000;
+    for _ in 0..MORE {
+        idle.push(open(None).await?);
+    }
+    let grown = resident_kib(pid)?.saturating_sub(before);
+    let each = grown as f64 / MORE as f64;
+    eprintln!("an idle stream of events takes {each:.1} KiB at the edge");
+    assert!(each < 48.0, "{each} KiB a stream");
+    // They all hear, and when they are gone nothing of them is left in the way of others.
+    work(&fleet, "all").await?;
+    for stream in &mut idle {
+        let heard = stream.next().await?.context("nothing")?;
+        ensure!(heard["params"]["progressToken"] == "all", "{heard}");
+    }
+    drop(idle);
+    eventually(PATIENCE, || async { open(None).await.map(drop) }).await
+}
+
+/// Memory that a process holds.
+fn resident_kib(pid: u32) -> Result<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number.context("no VmRSS")?.parse()?)
+}
