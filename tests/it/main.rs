@@ -19,3 +19,4 @@ mod loadtest;
 mod seeds;
 mod supervision;
 mod telling;
+mod users;
