@@ -23,5 +23,6 @@ mod seeds;
 mod supervision;
 mod telling;
 mod tool_search;
+mod users;
 mod visibility;
 mod websocket;

@@ -15,10 +15,10 @@ use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
 use app::plugin::builtin::Set;
+use app::plugin::credential::{Credential, OauthSpec, Users, oauth::SubjectSpec};
 use app::plugin::http::HttpSpec;
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
-use app::plugin::outgoing::Credential;
 use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::stdio::{StdioSpec, process::Program};
 use app::plugin::wasm::WasmSpec;
@@ -404,6 +404,22 @@ fn exposed(credential: &settings::Credential) -> Credential {
             .map(|(name, value)| (name.clone(), value.expose().to_owned()))
             .collect(),
         token_file: credential.token_file.clone(),
+        oauth: credential.oauth.as_ref().map(|oauth| OauthSpec {
+            token_url: oauth.token_url.clone(),
+            client_id: oauth.client_id.clone(),
+            client_secret_file: oauth.client_secret_file.clone(),
+            scope: oauth.scope.clone(),
+            audience: oauth.audience.clone(),
+            resource: oauth.resource.clone(),
+        }),
+        users: match &credential.users {
+            settings::Users::Alike => Users::Alike,
+            settings::Users::Stored(file) => Users::Stored(file.clone()),
+            settings::Users::Exchange { key_file, issuer } => Users::Exchange(SubjectSpec {
+                key_file: key_file.clone(),
+                issuer: issuer.clone(),
+            }),
+        },
     }
 }
 

@@ -371,6 +371,30 @@ section! {
         headers: BTreeMap<String, Secret> = Variables { name: &text::HEADER, entries_max: 32, value_max: 8 * 1024 }, Some(Value::Table(BTreeMap::new()));
         /// http, openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
         token_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// http, openapi: in whose name tools are called: `service` in the plugin's own, `stored` with the calling user's token
+        /// from `grants_file`, `exchange` with one that `token_url` gives for the calling user (RFC 8693). A user without a
+        /// token is refused. Lists are fetched in the plugin's own name always.
+        act_as: ActAs = Choice::<ActAs>::new(), text("service");
+        /// http, openapi: JSON of tenants, users and their bearer tokens, `{"default": {"ana": "TOKEN"}}`; read again when it changes.
+        grants_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// http, openapi: OAuth token endpoint. It gives the plugin's own tokens by `client_credentials`, unless `token_file` is
+        /// set, and users' with `act_as = "exchange"`.
+        token_url: Option<String> = Optional(Text(&text::URL)), none();
+        /// http, openapi: who we are at `token_url`.
+        client_id: Option<String> = Optional(Text(&text::WORDS)), none();
+        /// http, openapi: a file with the secret for `token_url`; read for every token.
+        client_secret_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// http, openapi: the `scope` that tokens are asked for.
+        scope: Option<String> = Optional(Text(&text::WORDS)), none();
+        /// http, openapi: the `audience` that tokens are asked for (RFC 8693).
+        token_audience: Option<String> = Optional(Text(&text::WORDS)), none();
+        /// http, openapi: the `resource` that tokens are asked for (RFC 8707).
+        token_resource: Option<String> = Optional(Text(&text::URL)), none();
+        /// http, openapi: the private key (PEM, PKCS#8, Ed25519 or P-256) that signs, for `act_as = "exchange"`, who the user is.
+        /// `token_url` must know its public half.
+        subject_key_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// http, openapi: the `iss` of what that key signs.
+        subject_issuer: String = Text(&text::WORDS), text("sweetmcp");
         /// http, openapi, wasm: largest answer.
         response_limit: u64 = Size { min: 1024, max: 64 * MIB }, text("1MiB");
         /// openapi: the OpenAPI 3.0 or 3.1 document, JSON or YAML; read again when it changes.
@@ -485,6 +509,25 @@ impl Choices for Pinning {
         (Self::Off, "off"),
         (Self::Report, "report"),
         (Self::Refuse, "refuse"),
+    ];
+}
+
+/// In whose name a plugin's tools are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActAs {
+    /// The plugin's own.
+    Service,
+    /// The calling user's, with a token that is kept for it.
+    Stored,
+    /// The calling user's, with a token that is got for it.
+    Exchange,
+}
+
+impl Choices for ActAs {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Service, "service"),
+        (Self::Stored, "stored"),
+        (Self::Exchange, "exchange"),
     ];
 }
 

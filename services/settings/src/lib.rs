@@ -26,9 +26,9 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 pub use keys::{
-    AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeEvents, EdgeGraphql, EdgeHttp,
-    EdgeRate, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, SearchMode,
-    Telemetry,
+    ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeEvents, EdgeGraphql,
+    EdgeHttp, EdgeRate, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning,
+    SearchMode, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -218,6 +218,44 @@ pub struct Credential {
     pub headers: BTreeMap<String, Secret>,
     /// A file that holds a bearer token.
     pub token_file: Option<PathBuf>,
+    /// Where tokens are got.
+    pub oauth: Option<OauthClient>,
+    /// In whose name calls are made.
+    pub users: Users,
+}
+
+/// In whose name a plugin's tools are called.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Users {
+    /// The plugin's own.
+    #[default]
+    Alike,
+    /// The calling user's, with its token from this file.
+    Stored(PathBuf),
+    /// The calling user's, with a token that is got for it.
+    Exchange {
+        /// The key that signs who the user is.
+        key_file: PathBuf,
+        /// The `iss` of what it signs.
+        issuer: String,
+    },
+}
+
+/// Who we are at an OAuth token endpoint, and what we want there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OauthClient {
+    /// The endpoint.
+    pub token_url: String,
+    /// Our name there.
+    pub client_id: String,
+    /// A file with our secret.
+    pub client_secret_file: Option<PathBuf>,
+    /// `scope`.
+    pub scope: Option<String>,
+    /// `audience`.
+    pub audience: Option<String>,
+    /// `resource`.
+    pub resource: Option<String>,
 }
 
 /// A configuration with what is known about it.
@@ -504,11 +542,32 @@ impl Credential {
             .iter()
             .map(|(name, value)| (format!("headers.{name}"), secret(value)))
             .collect();
-        let file = self.token_file.as_ref();
-        values.push((
-            "token_file".to_owned(),
-            file.map_or(Json::Null, |p| p.to_string_lossy().into_owned().into()),
-        ));
+        let path = |path: Option<&PathBuf>| {
+            path.map_or(Json::Null, |p| p.to_string_lossy().into_owned().into())
+        };
+        let mut add = |key: &str, value: Json| values.push((key.to_owned(), value));
+        add("token_file", path(self.token_file.as_ref()));
+        if let Some(oauth) = &self.oauth {
+            add("token_url", Json::from(oauth.token_url.as_str()));
+            add("client_id", Json::from(oauth.client_id.as_str()));
+            let secret = path(oauth.client_secret_file.as_ref());
+            add("client_secret_file", secret);
+            add("scope", Json::from(oauth.scope.clone()));
+            add("token_audience", Json::from(oauth.audience.clone()));
+            add("token_resource", Json::from(oauth.resource.clone()));
+        }
+        match &self.users {
+            Users::Alike => {}
+            Users::Stored(file) => {
+                add("act_as", Json::from("stored"));
+                add("grants_file", path(Some(file)));
+            }
+            Users::Exchange { key_file, issuer } => {
+                add("act_as", Json::from("exchange"));
+                add("subject_key_file", path(Some(key_file)));
+                add("subject_issuer", Json::from(issuer.as_str()));
+            }
+        }
         values
     }
 }
@@ -658,7 +717,7 @@ fn app(reader: &mut Reader<'_>) -> Option<App> {
 
 /// Reads one plugin's table; its kind decides which keys it needs and which it may not have.
 fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
-    let keys = PluginKeys::read(reader)?;
+    let mut keys = PluginKeys::read(reader)?;
     if others.iter().any(|other| other.name == keys.name) {
         reader.plugin_problem(
             "plugin.name",
@@ -671,19 +730,21 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
     let needed = |reader: &mut Reader<'_>, key: &str, allowed: &str, write: &str| {
         reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
     };
-    if let Some(url) = &keys.url
-        && !["http://", "https://"]
-            .iter()
-            .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
-    {
-        let allowed = "an http or https URL with a host";
-        reader.plugin_problem("plugin.url", &problem::quote(url), allowed, None);
-        return None;
+    for (key, url) in [
+        ("plugin.url", &keys.url),
+        ("plugin.token_url", &keys.token_url),
+    ] {
+        if let Some(url) = url
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+        {
+            let allowed = "an http or https URL with a host";
+            reader.plugin_problem(key, &problem::quote(url), allowed, None);
+            return None;
+        }
     }
-    let credential = Credential {
-        headers: keys.headers,
-        token_file: keys.token_file,
-    };
+    let credential = credential(reader, &mut keys)?;
     let kind = match keys.kind {
         Kind::Stdio => {
             let Some(command) = keys.command else {
@@ -788,6 +849,63 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         scopes: keys.scopes,
         call_timeout: keys.call_timeout,
         kind,
+    })
+}
+
+/// Reads how a plugin's requests prove who sends them.
+fn credential(reader: &mut Reader<'_>, keys: &mut PluginKeys) -> Option<Credential> {
+    let mut needed = |key: &str, allowed: &str, write: &str| {
+        reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
+    };
+    if keys.token_url.is_some() && keys.client_id.is_none() {
+        let allowed = "the name under which token_url knows this plugin";
+        needed("plugin.client_id", allowed, "client_id = \"sweetmcp\"");
+        return None;
+    }
+    if keys.act_as == ActAs::Exchange && keys.token_url.is_none() {
+        let allowed = "the token endpoint at which users' tokens are got";
+        let write = "token_url = \"https://login.example/token\"";
+        needed("plugin.token_url", allowed, write);
+        return None;
+    }
+    let users = match keys.act_as {
+        ActAs::Service => Users::Alike,
+        ActAs::Stored => {
+            let Some(file) = keys.grants_file.take() else {
+                let write = "grants_file = \"/run/secrets/grants.json\"";
+                needed("plugin.grants_file", "the file of users' tokens", write);
+                return None;
+            };
+            Users::Stored(file)
+        }
+        ActAs::Exchange => {
+            let Some(key_file) = keys.subject_key_file.take() else {
+                let allowed = "the private key that says at token_url who the user is";
+                let write = "subject_key_file = \"/run/secrets/subject.pem\"";
+                needed("plugin.subject_key_file", allowed, write);
+                return None;
+            };
+            let issuer = std::mem::take(&mut keys.subject_issuer);
+            Users::Exchange { key_file, issuer }
+        }
+    };
+    let oauth = keys
+        .token_url
+        .take()
+        .zip(keys.client_id.take())
+        .map(|(token_url, client_id)| OauthClient {
+            token_url,
+            client_id,
+            client_secret_file: keys.client_secret_file.take(),
+            scope: keys.scope.take(),
+            audience: keys.token_audience.take(),
+            resource: keys.token_resource.take(),
+        });
+    Some(Credential {
+        headers: std::mem::take(&mut keys.headers),
+        token_file: keys.token_file.take(),
+        oauth,
+        users,
     })
 }
 

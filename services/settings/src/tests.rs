@@ -155,6 +155,23 @@ fn plugins_need_what_their_kind_needs() {
             "[[plugin]]\nname = \"a\"\nkind = \"openapi\"\ndocument = \"x\"\nurl = \"ftp://x/longer\"\n",
             "an http or https URL",
         ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x\"\nact_as = \"stored\"\n",
+            "plugin.a.grants_file",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x\"\nact_as = \"exchange\"\n",
+            "plugin.a.token_url",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x\"\ntoken_url = \"http://y/token\"\n",
+            "plugin.a.client_id",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x\"\nact_as = \"exchange\"\n\
+             token_url = \"http://y/token\"\nclient_id = \"us\"\n",
+            "plugin.a.subject_key_file",
+        ),
     ] {
         assert!(
             message(file, &[]).contains(words),

@@ -13,6 +13,7 @@
 //! - [`http`]: remote MCP servers
 //! - [`openapi`]: HTTP APIs with an OpenAPI document
 //! - [`wasm`]: WebAssembly components
+//! - [`credential`]: how requests to other servers prove who sends them
 //! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,6 +26,7 @@ pub mod builtin;
 pub mod catalogue;
 pub mod conformance;
 pub mod context;
+pub mod credential;
 mod followed;
 pub mod http;
 pub mod hub;

@@ -1,13 +1,13 @@
-//! HTTP to servers that the operator names: origin, credential and bounds, once for every kind that needs them.
+//! HTTP to servers that the operator names: origin and bounds, once for every kind that needs them.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use mcp::{Cause, Failure};
 use reqwest::{Client, Response, Url, redirect};
-use tokio::io::AsyncReadExt;
+use serde_json::json;
 
-use super::CallContext;
+use super::{CallContext, credential::CredentialError};
 
 /// Redirects that are followed, all of them within one origin.
 const REDIRECTS_MAX: usize = 5;
@@ -15,84 +15,6 @@ const REDIRECTS_MAX: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The largest token, in bytes.
-const TOKEN_BYTES_MAX: u64 = 16 << 10;
-
-/// How requests prove who sends them. Nothing of it is ever shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credential {
-    /// Header fields by name.
-    pub headers: BTreeMap<String, String>,
-    /// A file that holds a bearer token; read for every request.
-    pub token_file: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential")
-            .field("headers", &self.headers.keys())
-            .field("token_file", &self.token_file)
-            .finish()
-    }
-}
-
-/// Why a credential cannot be used. Says nothing of its content.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialError {
-    /// The token's file cannot be read.
-    #[error("the token file {path} cannot be read")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A value that no header can have.
-    #[error("the value for the header {0} is none that a header can have")]
-    Header(String),
-}
-
-impl Credential {
-    /// Returns the header fields that a request gets, marked as sensitive.
-    ///
-    /// # Errors
-    /// [`CredentialError`] when the token cannot be read or a value is no header value.
-    pub(crate) async fn fields(&self) -> Result<HeaderMap, CredentialError> {
-        let mut fields = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let wrong = || CredentialError::Header(name.clone());
-            let field: HeaderName = name.parse().map_err(|_| wrong())?;
-            fields.insert(field, sensitive(value).ok_or_else(wrong)?);
-        }
-        if let Some(path) = &self.token_file {
-            let token = read_token(path)
-                .await
-                .map_err(|source| CredentialError::File {
-                    path: path.clone(),
-                    source,
-                })?;
-            let value = sensitive(&format!("Bearer {}", token.trim()));
-            let value = value.ok_or_else(|| CredentialError::Header("authorization".into()))?;
-            fields.insert(AUTHORIZATION, value);
-        }
-        Ok(fields)
-    }
-}
-
-fn sensitive(value: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(value).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-async fn read_token(path: &std::path::Path) -> std::io::Result<String> {
-    let mut token = String::new();
-    let file = tokio::fs::File::open(path).await?;
-    file.take(TOKEN_BYTES_MAX)
-        .read_to_string(&mut token)
-        .await?;
-    Ok(token)
-}
 
 /// Returns a client that uses no proxy of the environment and leaves no origin: a redirect elsewhere is answered as it came.
 ///
@@ -155,12 +77,26 @@ pub(crate) fn failure(plugin: &str, error: reqwest::Error) -> Failure {
 
 /// Says that the call was not sent for want of a credential, and logs why.
 pub(crate) fn no_credential(plugin: &str, error: &CredentialError) -> Failure {
-    let error = telemetry::error_chain(error);
-    tracing::warn!(plugin, error, "the plugin's credential cannot be used");
+    let why = match error {
+        CredentialError::NoGrant => {
+            "there is no grant for you at its server: let its operator give you one"
+        }
+        CredentialError::Nobody => "its calls are made in the caller's name, and you have none",
+        _ => {
+            let error = telemetry::error_chain(error);
+            tracing::warn!(plugin, error, "the plugin's credential cannot be used");
+            return Failure::say(
+                Cause::NoBackend,
+                format!("the plugin {plugin} has no credential now; the call was not sent"),
+            );
+        }
+    };
+    tracing::info!(plugin, "a user has no grant for the plugin");
     Failure::say(
-        Cause::NoBackend,
-        format!("the plugin {plugin} has no credential now; the call was not sent"),
+        Cause::Forbidden,
+        format!("the plugin {plugin} was not called: {why}"),
     )
+    .with_data(&json!({"plugin": plugin, "reason": "no_grant"}))
 }
 
 /// Returns the header fields that tell a server for which request it works.

@@ -8,9 +8,9 @@ use std::{
 
 use app::plugin::{
     catalogue::List,
+    credential::Credential,
     mounts::{Kind, Mounts, Spec},
     openapi::OpenapiSpec,
-    outgoing::Credential,
     pins::{OnChange, PinSpec},
 };
 use axum::{
@@ -148,6 +148,7 @@ async fn an_api_is_called_as_its_document_says() {
     let credential = Credential {
         headers: [("X-Api-Key".to_owned(), "k".to_owned())].into(),
         token_file: Some(token_file.clone()),
+        ..Credential::default()
     };
     let app = App::start(vec![api(SHELTER.into(), &shelter.url, credential)]).await;
     let tools = app.ask("tools/list", json!({})).await.body;

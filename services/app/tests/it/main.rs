@@ -22,3 +22,4 @@ mod remote;
 mod rounds;
 mod servers;
 mod streams;
+mod users;

@@ -11,9 +11,9 @@ use std::{
 };
 
 use app::plugin::{
+    credential::Credential,
     http::HttpSpec,
     mounts::{Kind, Spec},
-    outgoing::Credential,
 };
 use axum::{
     Json, Router,
@@ -269,7 +269,7 @@ async fn what_a_remote_server_does_wrong_costs_the_call_alone() {
     let (rude, url) = Rude::open().await;
     let credential = Credential {
         headers: [("authorization".to_owned(), "Bearer right".to_owned())].into(),
-        token_file: None,
+        ..Credential::default()
     };
     let app = App::start(vec![with(&url, credential)]).await;
     for (tool, cause) in [

@@ -31,8 +31,9 @@ use super::{
 };
 use crate::plugin::{
     Answer,
+    credential::Badge,
     notices::Notices,
-    outgoing::{self, BodyError, Credential},
+    outgoing::{self, BodyError},
     stdio::{
         lines::Line,
         wire::{Incoming, decode},
@@ -57,7 +58,7 @@ pub(super) struct Endpoint {
     pub(super) plugin: Arc<str>,
     pub(super) client: Client,
     pub(super) url: Url,
-    pub(super) credential: Credential,
+    pub(super) badge: Arc<Badge>,
     pub(super) answer_bytes_max: usize,
 }
 
@@ -67,10 +68,10 @@ pub(super) struct Connection(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    endpoint: Arc<Endpoint>,
+    endpoint: Endpoint,
     revision: OnceLock<Revision>,
     session: OnceLock<HeaderValue>,
-    marks: ArcSwap<Marks>,
+    marks: Arc<ArcSwap<Marks>>,
     next_id: AtomicU64,
     heard: AtomicU64,
     room: Arc<Semaphore>,
@@ -79,24 +80,24 @@ struct Shared {
 }
 
 impl Connection {
-    /// Begins without agreement. `lists_changed` is told when the server says that a list changed.
-    pub(super) fn new(endpoint: Arc<Endpoint>, lists_changed: Arc<Notify>) -> Self {
+    /// Begins without agreement. `marks` says which arguments go into heads; `lists_changed` is told when the server says that
+    /// a list changed.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        marks: Arc<ArcSwap<Marks>>,
+        lists_changed: Arc<Notify>,
+    ) -> Self {
         Self(Arc::new(Shared {
             endpoint,
             revision: OnceLock::new(),
             session: OnceLock::new(),
-            marks: ArcSwap::default(),
+            marks,
             next_id: AtomicU64::new(1),
             heard: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(PENDING_MAX)),
             closed: CancellationToken::new(),
             lists_changed,
         }))
-    }
-
-    /// Sets which arguments go into heads.
-    pub(super) fn set_marks(&self, marks: Marks) {
-        self.0.marks.store(Arc::new(marks));
     }
 
     /// Returns how many answers came so far.
@@ -107,6 +108,11 @@ impl Connection {
     /// Gives the connection up: calls from now on are not sent.
     pub(super) fn close(&self) {
         self.0.closed.cancel();
+    }
+
+    /// Tells whether it was given up.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.is_cancelled()
     }
 
     /// Resolves when it was given up.
@@ -247,7 +253,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Response, Lost> {
         let endpoint = &self.0.endpoint;
-        let credential = endpoint.credential.fields().await.map_err(|error| {
+        let credential = endpoint.badge.fields().await.map_err(|error| {
             outgoing::no_credential(&endpoint.plugin, &error);
             Lost::NotSent
         })?;

@@ -2,6 +2,7 @@
 //!
 //! - [`sse`], [`marks`]: events, and parameters that go into a request's head; pure
 //! - [`connection`]: one agreement with the server
+//! - [`visitors`]: users that the server is asked for in their own names
 //!
 //! The server is met as a child would be (`upstream::handshake`), kept under watch, and met again with backoff when it is
 //! lost. A session that the server forgets is replaced at once; a call that met its end is sent again in the new one, since
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mcp::{Cause, Era, Failure};
 use reqwest::Url;
 use serde_json::Value;
@@ -21,7 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Answer, Ask, Item, Listing, State,
-    outgoing::{self, Credential},
+    credential::{Badge, Credential, Credentials, User},
+    outgoing,
     shown::Shown,
     upstream::{
         Lost,
@@ -34,8 +36,10 @@ use super::{
 mod connection;
 mod marks;
 pub mod sse;
+mod visitors;
 
 use connection::{Connection, Endpoint};
+use visitors::Visitors;
 
 /// How often a silent server is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -73,6 +77,12 @@ pub struct Http {
 struct Shared {
     name: Arc<str>,
     spec: HttpSpec,
+    credentials: Arc<Credentials>,
+    /// The plugin's own badge: for lists, and for calls unless they are made in users' names.
+    own: Arc<Badge>,
+    visitors: Visitors,
+    /// Which arguments go into heads, by tool.
+    marks: Arc<ArcSwap<marks::Marks>>,
     shown: Shown,
     links: watch::Sender<Option<Arc<Link>>>,
     /// What was agreed with the server when it was last in service.
@@ -106,14 +116,22 @@ impl Http {
     /// Meets the server in the background. `changed` is told of every change of state or lists.
     pub fn start(name: &str, spec: HttpSpec, changed: &Arc<Notify>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let credentials = Credentials::new(spec.credential.clone());
         let shared = Arc::new(Shared {
             name: name.into(),
             spec,
+            own: Arc::new(credentials.own()),
+            credentials,
+            visitors: Visitors::default(),
+            marks: Arc::default(),
             shown: Shown::new(changed),
             links: watch::Sender::new(None),
             known: ArcSwapOption::empty(),
         });
         tasks.spawn(Arc::clone(&shared).supervise(stop.clone()));
+        if shared.credentials.knows_users() {
+            tasks.spawn(visitors::see_out(Arc::clone(&shared), stop.clone()));
+        }
         tasks.close();
         Self {
             shared,
@@ -132,10 +150,10 @@ impl Http {
         self.shared.shown.state()
     }
 
-    /// Asks the server, in a new session if the old one is gone.
+    /// Asks the server, in a new session if the old one is gone; in the name of the user whose call it is, if so configured.
     ///
     /// # Errors
-    /// [`mcp::Cause::NoBackend`] when nothing ran, [`mcp::Cause::UpstreamBroken`] and [`mcp::Cause::Timeout`] when the call
+    /// [`mcp::Cause::Forbidden`] for a user without a grant, [`mcp::Cause::NoBackend`] when nothing ran, [`mcp::Cause::UpstreamBroken`] and [`mcp::Cause::Timeout`] when the call
     /// may have run, [`mcp::Cause::UpstreamInvalid`] for an answer that is no MCP.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let shared = &self.shared;
@@ -143,15 +161,26 @@ impl Http {
             .context
             .deadline
             .min(Instant::now() + shared.spec.call_timeout);
-        let failure = |lost: Lost| lost.failure(&shared.name, &shared.shown.state());
+        if shared.credentials.knows_users() {
+            let user = User::of(&ask.context.client);
+            let user = user.map_err(|error| outgoing::no_credential(&shared.name, &error))?;
+            return visitors::ask(shared, &user, &ask, deadline).await;
+        }
+        let failure = |lost: Lost| shared.failure(lost);
         let mut links = shared.links.subscribe();
         let first = links.borrow_and_update().clone();
         let first = first.ok_or_else(|| failure(Lost::NotSent))?;
+        let bearer = shared.own.held().await;
         let lost = match first.ask(&ask, deadline).await {
             Ok(answer) => return Ok(answer),
             Err(NoAnswer::Failed(failed)) => return Err(failed),
             Err(NoAnswer::Lost(Lost::SessionGone)) => Lost::SessionGone,
-            Err(NoAnswer::Lost(lost)) => return Err(failure(lost)),
+            Err(NoAnswer::Lost(Lost::Denied)) if shared.own.refused(bearer.as_ref()).await => {
+                // With another token; the server did not look at the call.
+                let again = first.ask(&ask, deadline).await;
+                return again.map_err(|none| shared.unanswered(none));
+            }
+            Err(none) => return Err(shared.unanswered(none)),
         };
         let another =
             |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| !Arc::ptr_eq(link, &first));
@@ -160,10 +189,8 @@ impl Http {
             return Err(failure(lost));
         };
         let second = second.ok_or_else(|| failure(lost))?;
-        second.ask(&ask, deadline).await.map_err(|none| match none {
-            NoAnswer::Failed(failed) => failed,
-            NoAnswer::Lost(lost) => failure(lost),
-        })
+        let asked = second.ask(&ask, deadline).await;
+        asked.map_err(|none| shared.unanswered(none))
     }
 
     /// Tells whether the server said, when it was last in service, that it can do this. What it tells of resources does not
@@ -209,7 +236,12 @@ impl Link {
         let asked = self
             .connection
             .call(id, ask.method.as_str(), &params, notices, deadline);
-        let answer = match asked.await.map_err(NoAnswer::Lost)? {
+        let answer = asked.await.map_err(|lost| match lost {
+            // Whoever found the session gone before us has closed the connection.
+            Lost::NotSent if self.connection.is_closed() => Lost::SessionGone,
+            lost => lost,
+        });
+        let answer = match answer.map_err(NoAnswer::Lost)? {
             Answer::Result(result) => {
                 forms::result_from_server(result, ask.method).map(Answer::Result)
             }
@@ -221,6 +253,31 @@ impl Link {
 }
 
 impl Shared {
+    fn failure(&self, lost: Lost) -> Failure {
+        lost.failure(&self.name, &self.shown.state())
+    }
+
+    fn unanswered(&self, none: NoAnswer) -> Failure {
+        match none {
+            NoAnswer::Failed(failed) => failed,
+            NoAnswer::Lost(lost) => self.failure(lost),
+        }
+    }
+
+    /// Makes a connection of its own for whoever wears the badge; nothing is sent yet.
+    fn connect(&self, badge: Arc<Badge>, changes: Arc<Notify>) -> Result<Connection, Ended> {
+        let url = Url::parse(&self.spec.url).ok().filter(Url::has_host);
+        let endpoint = Endpoint {
+            plugin: Arc::clone(&self.name),
+            client: outgoing::client()?,
+            url: url.ok_or(Ended::Url)?,
+            badge,
+            answer_bytes_max: self.spec.answer_bytes_max,
+        };
+        let marks = Arc::clone(&self.marks);
+        Ok(Connection::new(endpoint, marks, changes))
+    }
+
     async fn supervise(self: Arc<Self>, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         loop {
@@ -248,21 +305,11 @@ impl Shared {
     }
 
     async fn run(&self, stop: &CancellationToken) -> Ended {
-        let Some(url) = Url::parse(&self.spec.url).ok().filter(Url::has_host) else {
-            return Ended::Url;
-        };
-        let endpoint = match outgoing::client() {
-            Ok(client) => Endpoint {
-                plugin: Arc::clone(&self.name),
-                client,
-                url,
-                credential: self.spec.credential.clone(),
-                answer_bytes_max: self.spec.answer_bytes_max,
-            },
-            Err(error) => return error.into(),
-        };
         let changes = Arc::new(Notify::new());
-        let connection = Connection::new(Arc::new(endpoint), Arc::clone(&changes));
+        let connection = match self.connect(Arc::clone(&self.own), Arc::clone(&changes)) {
+            Ok(connection) => connection,
+            Err(ended) => return ended,
+        };
         let ended = tokio::select! {
             ended = self.serve(&connection, &changes) => ended,
             () = stop.cancelled() => Ended::Stopped,
@@ -270,6 +317,11 @@ impl Shared {
         match ended {
             Ended::Session => connection.close(),
             _ => connection.end().await,
+        }
+        if matches!(&ended, Ended::Handshake(error) if error.is_denied()) {
+            // A token that is not taken is not sent again.
+            let bearer = self.own.held().await;
+            self.own.refused(bearer.as_ref()).await;
         }
         ended
     }
@@ -343,7 +395,7 @@ impl Shared {
                 false
             }
         });
-        connection.set_marks(marked);
+        self.marks.store(Arc::new(marked));
         self.shown.set_listing(listing);
         Ok(())
     }

@@ -21,13 +21,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Answer, Ask, CallContext, Freshness, Item, Listing, Scope, State,
     builtin::tool::refused,
+    credential::{Badge, Credential, Credentials, User, seats::Seats},
     followed::{self, Followed},
-    outgoing::{self, BodyError, Credential},
+    outgoing::{self, BodyError},
     shown::Shown,
 };
 
 /// How long a client may keep the list.
 const LIST_TTL_MS: u64 = 60_000;
+/// Users for whom a token and connections are kept.
+const USERS_MAX: usize = 1024;
+/// How long they are kept without a call.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// How to serve an API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,9 +81,37 @@ pub struct Openapi {
 struct Shared {
     name: Arc<str>,
     spec: OpenapiSpec,
-    client: Option<(Client, Url)>,
+    credentials: Arc<Credentials>,
+    /// Who calls when calls are made in the plugin's own name.
+    own: Option<(Arc<Visitor>, Url)>,
+    visitors: Seats<Visitor>,
     serving: ArcSwapOption<Serving>,
     shown: Shown,
+}
+
+/// One identity at the API, with connections of its own.
+#[derive(Debug)]
+struct Visitor {
+    badge: Badge,
+    /// Made at the first request.
+    client: OnceLock<Client>,
+}
+
+impl Visitor {
+    fn new(badge: Badge) -> Self {
+        let client = OnceLock::new();
+        Self { badge, client }
+    }
+
+    fn client(&self) -> Result<&Client, reqwest::Error> {
+        match self.client.get() {
+            Some(client) => Ok(client),
+            None => {
+                let client = outgoing::client()?;
+                Ok(self.client.get_or_init(|| client))
+            }
+        }
+    }
 }
 
 /// A document in service.
@@ -100,15 +133,21 @@ impl Openapi {
     pub fn start(name: &str, spec: OpenapiSpec, changed: &Arc<Notify>) -> Self {
         let stop = CancellationToken::new();
         let url = Url::parse(&spec.url).ok().filter(Url::has_host);
-        let client = url.and_then(|url| Some((outgoing::client().ok()?, url)));
+        let credentials = Credentials::new(spec.credential.clone());
+        let own = url.map(|url| (Arc::new(Visitor::new(credentials.own())), url));
         let shared = Arc::new(Shared {
             name: name.into(),
             spec,
-            client,
+            credentials,
+            own,
+            visitors: Seats::new(USERS_MAX),
             serving: ArcSwapOption::empty(),
             shown: Shown::new(changed),
         });
         tokio::spawn(serve(Arc::clone(&shared), stop.clone()));
+        if shared.credentials.knows_users() {
+            tokio::spawn(forget_idle(Arc::clone(&shared), stop.clone()));
+        }
         Self {
             shared,
             _stop: stop.drop_guard(),
@@ -134,8 +173,7 @@ impl Openapi {
         if *ask.method != Method::ToolsCall {
             return Err(Failure::new(Cause::MethodNotFound));
         }
-        let (Some(serving), Some((client, base))) = (shared.serving.load_full(), &shared.client)
-        else {
+        let (Some(serving), Some((own, base))) = (shared.serving.load_full(), &shared.own) else {
             return Err(shared.unserved());
         };
         let operation = serving.api.operation(ask.key);
@@ -155,8 +193,9 @@ impl Openapi {
         let result = match request {
             Err(refused) => refused,
             Ok(request) => {
+                let visitor = shared.visitor(own, &ask.context)?;
                 let result = shared
-                    .send(client, base, operation, request, &ask.context)
+                    .send(&visitor, base, operation, request, &ask.context)
                     .await?;
                 fitting(result, checks)
             }
@@ -167,9 +206,27 @@ impl Openapi {
 }
 
 impl Shared {
+    /// Returns who the API sees: the plugin, or the user whose call it is.
+    fn visitor(&self, own: &Arc<Visitor>, context: &CallContext) -> Result<Arc<Visitor>, Failure> {
+        if !self.credentials.knows_users() {
+            return Ok(Arc::clone(own));
+        }
+        let no_credential = |error| outgoing::no_credential(&self.name, &error);
+        let user = User::of(&context.client).map_err(no_credential)?;
+        let seat = self.visitors.seat(&user, Instant::now(), |user| {
+            Visitor::new(self.credentials.of(user.clone()))
+        });
+        seat.map(|(visitor, _)| visitor).ok_or_else(|| {
+            Failure::say(
+                Cause::Overloaded,
+                format!("the plugin {} is called by too many users", self.name),
+            )
+        })
+    }
+
     async fn send(
         &self,
-        client: &Client,
+        visitor: &Visitor,
         base: &Url,
         operation: &Operation,
         request: openapi::Request,
@@ -193,6 +250,9 @@ impl Shared {
         let deadline = context
             .deadline
             .min(Instant::now() + self.spec.call_timeout);
+        let client = visitor
+            .client()
+            .map_err(|error| outgoing::failure(&self.name, error))?;
         let mut sent = client
             .request(method, url)
             .timeout(deadline.saturating_duration_since(Instant::now()))
@@ -205,15 +265,17 @@ impl Shared {
                 .header(http::header::CONTENT_TYPE, body.content_type)
                 .body(body.bytes);
         }
-        let credential = self.spec.credential.fields().await;
-        let credential = credential.map_err(|error| outgoing::no_credential(&self.name, &error))?;
-        // Last, so that no argument stands in for the credential.
-        let response = sent
-            .headers(outgoing::trace_fields(context))
-            .headers(credential)
-            .send()
-            .await
-            .map_err(|error| outgoing::failure(&self.name, error))?;
+        sent = sent.headers(outgoing::trace_fields(context));
+        let again = sent.try_clone();
+        let bearer = visitor.badge.held().await;
+        let mut response = self.sent(visitor, sent).await?;
+        // A token that is not taken any more is replaced once; the API did not look at the request.
+        if response.status() == http::StatusCode::UNAUTHORIZED
+            && visitor.badge.refused(bearer.as_ref()).await
+            && let Some(again) = again
+        {
+            response = self.sent(visitor, again).await?;
+        }
         let status = response.status().as_u16();
         let content_type = response
             .headers()
@@ -234,6 +296,18 @@ impl Shared {
         }
     }
 
+    /// Sends a request with the visitor's credential, which goes in last so that no argument stands in for it.
+    async fn sent(
+        &self,
+        visitor: &Visitor,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, Failure> {
+        let credential = visitor.badge.fields().await;
+        let credential = credential.map_err(|error| outgoing::no_credential(&self.name, &error))?;
+        let sent = request.headers(credential).send().await;
+        sent.map_err(|error| outgoing::failure(&self.name, error))
+    }
+
     fn unserved(&self) -> Failure {
         let state = self.shown.state();
         Failure::say(
@@ -248,13 +322,8 @@ impl Shared {
 
     /// Reads the document and puts it into service.
     async fn load(&self) -> Result<(), NotServed> {
-        if self.client.is_none() {
-            Url::parse(&self.spec.url)
-                .ok()
-                .filter(Url::has_host)
-                .ok_or(NotServed::Url)?;
-            outgoing::client()?;
-        }
+        let (own, _) = self.own.as_ref().ok_or(NotServed::Url)?;
+        own.client()?;
         let (path, options) = (self.spec.document.clone(), self.spec.options.clone());
         let read = move || {
             let text = followed::read(&path, openapi::DOCUMENT_BYTES_MAX as u64)
@@ -333,6 +402,16 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
         }
     }
     shared.shown.set_state(State::Stopped);
+}
+
+/// Drops what is kept for users who do not call any more, until `stop`.
+async fn forget_idle(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(IDLE) => drop(shared.visitors.empty_idle(Instant::now(), IDLE)),
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 /// Returns a result that keeps the tool's word: what does not fit its `outputSchema` is an error, with the answer in it.

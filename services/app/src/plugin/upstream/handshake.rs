@@ -63,6 +63,17 @@ pub(crate) enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Tells whether the server did not take our credential.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost {
+                lost: Lost::Denied,
+                ..
+            }
+        )
+    }
+
     /// Tells whether the server speaks no revision that has a handshake.
     fn wants_the_newest(&self) -> bool {
         matches!(
@@ -179,6 +190,11 @@ pub(crate) async fn agree(
         met => return met,
     };
     discover(connection, deadline).await.ok_or(refused)
+}
+
+/// Speaks to a server of the newer era as was agreed with it before: it keeps no sessions, so nothing need be said.
+pub(crate) fn assume(connection: &impl Wire, agreement: &Agreement) {
+    connection.agreed(agreement.revision);
 }
 
 async fn discover(connection: &impl Wire, until: Instant) -> Option<Agreement> {
