@@ -226,6 +226,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
         .map(|(name, kind)| Spec {
             name: name.to_owned(),
             prefix: format!("{name}_"),
+            scopes: Vec::new(),
             kind,
         })
         .into()
