@@ -293,6 +293,7 @@ mod tests {
             kind: "stdio".into(),
             state,
             tools: Vec::new(),
+            scopes: Vec::new(),
         };
         let mut one = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
         one.plugins = vec![

@@ -40,6 +40,7 @@ fn reported(name: &str, pid: u32) -> Instance {
             kind: "builtin".into(),
             state: PluginPhase::Ready,
             tools: Vec::new(),
+            scopes: Vec::new(),
         }];
     }
     instance
