@@ -15,6 +15,8 @@ use crate::clients::{in_node, in_python};
 use crate::telling::logged;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a stream is read.
+const STREAM_TIME: Duration = Duration::from_secs(600);
 const ASKS: &str = "everything_trigger-elicitation-request";
 const TAKES_LONG: &str = "everything_trigger-long-running-operation";
 
@@ -89,7 +91,8 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub(crate) async fn open(request: reqwest::RequestBuilder) -> Result<Reading> {
-        let response = request.send().await?;
+        // The client's own limit is for answers that are read whole.
+        let response = request.timeout(STREAM_TIME).send().await?;
         ensure!(response.status() == 200, "{}", response.status());
         let buffering = response.headers().get("x-accel-buffering");
         ensure!(buffering.is_some_and(|v| v == "no"), "it may be buffered");

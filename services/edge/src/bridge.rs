@@ -267,7 +267,7 @@ async fn attempt(
         },
     );
     span.set_request_id(context.request_id.as_str());
-    let uri = backend.uri.clone();
+    let (uri, release) = (backend.uri.clone(), Arc::clone(&backend.release));
     let settle = move |result: &Result<u16, Broken>, ended: Ended, outcome: &'static str| {
         let now = Instant::now();
         if let Some(held) = held {
@@ -295,14 +295,14 @@ async fn attempt(
             // How long a client listens says nothing of the instance; that it can does.
             record.opened();
             settle(&Ok(200), Ended::Well, "ok");
-            return (number, follow(events, told, None).await);
+            return (number, listen(edge, &release, events, told).await);
         }
         Ok(Answer::Events(events)) => {
             let time = Time {
                 first: began + limit,
                 all: context.deadline.at(),
             };
-            follow(events, told, Some(time)).await
+            follow(events, told, time).await
         }
     };
     let (ended, outcome) = name(&result);
@@ -320,13 +320,13 @@ struct Time {
     all: Instant,
 }
 
-/// Reads a stream to its response; without `time` it may take as long as it likes.
-async fn follow(mut events: Events, told: &mut Told, time: Option<Time>) -> Result<Reply, Broken> {
+/// Reads a stream to its response.
+async fn follow(mut events: Events, told: &mut Told, time: Time) -> Result<Reply, Broken> {
     loop {
-        let until = time.map(|time| match told.has_begun() {
+        let until = match told.has_begun() {
             false => time.first,
             true => time.all,
-        });
+        };
         let step = async {
             match events.next().await? {
                 Part::Reply(reply) => Ok(Some(reply)),
@@ -336,15 +336,49 @@ async fn follow(mut events: Events, told: &mut Told, time: Option<Time>) -> Resu
                 },
             }
         };
-        let stepped = match until {
-            None => step.await,
-            Some(until) => tokio::time::timeout_at(until.into(), step)
-                .await
-                .unwrap_or(Err(Broken::TimedOut)),
-        };
-        if let Some(reply) = stepped? {
+        let stepped = tokio::time::timeout_at(until.into(), step).await;
+        if let Some(reply) = stepped.unwrap_or(Err(Broken::TimedOut))? {
             return Ok(reply);
         }
+    }
+}
+
+/// Reads a stream of changes for as long as it lasts. It tells of one instance, while lists may be answered by another
+/// that is behind: when all instances agree anew, the client is told once more, and what it reads then is what there is.
+async fn listen(
+    edge: &Edge,
+    release: &str,
+    mut events: Events,
+    told: &mut Told,
+) -> Result<Reply, Broken> {
+    let mut agreements = edge.fleet.agreements();
+    let mut agreed = agreements.borrow_and_update().get(release).cloned();
+    let mut is_first = true;
+    loop {
+        let done = tokio::select! {
+            part = events.next() => match part? {
+                Part::Reply(reply) => return Ok(reply),
+                Part::Told(message) => {
+                    if std::mem::take(&mut is_first) {
+                        told.listens(&message);
+                    }
+                    told.tell(message).await
+                }
+            },
+            changed = agreements.changed() => {
+                changed.map_err(|_| Broken::Lost)?;
+                let now = agreements.borrow_and_update().get(release).cloned();
+                if now == agreed {
+                    continue;
+                }
+                agreed = now;
+                match agreed {
+                    None => continue,
+                    Some(_) => told.tell_of_lists().await,
+                }
+            }
+        };
+        done.map_err(|ClientGone| Broken::Lost)?;
     }
 }
 

@@ -207,11 +207,15 @@ impl View {
     }
 }
 
+/// By release, the digest of what all of its instances offer alike.
+pub type Agreed = BTreeMap<Arc<str>, Arc<str>>;
+
 /// The view in force.
 #[derive(Debug)]
 pub struct FleetView {
     view: ArcSwap<View>,
     changes: watch::Sender<Arc<View>>,
+    agreed: watch::Sender<Agreed>,
     rules: balance::Rules,
 }
 
@@ -228,6 +232,7 @@ impl FleetView {
         FleetView {
             view: ArcSwap::default(),
             changes: watch::channel(Arc::default()).0,
+            agreed: watch::channel(Agreed::new()).0,
             rules: balance::Rules {
                 health,
                 ..balance::Rules::default()
@@ -260,10 +265,22 @@ impl FleetView {
             .filter(|found| found.started_unix_ms != lost.started_unix_ms)
     }
 
+    /// Follows what the instances of each release agree on. A release is left out while its instances differ, for one of
+    /// them may still answer with what was; and so is one with a single instance, which cannot differ.
+    pub fn agreements(&self) -> watch::Receiver<Agreed> {
+        self.agreed.subscribe()
+    }
+
     fn publish(&self, view: View) {
+        let agreed = agreed(&view.fleet);
         let view = Arc::new(view);
         self.view.store(Arc::clone(&view));
         self.changes.send_replace(view);
+        self.agreed.send_if_modified(|old| {
+            let changed = *old != agreed;
+            *old = agreed;
+            changed
+        });
     }
 }
 
@@ -410,6 +427,24 @@ fn view(
     }
 }
 
+/// What the instances of each release agree on.
+fn agreed(fleet: &Fleet) -> Agreed {
+    fleet
+        .app_releases()
+        .filter_map(|release| Some((release.into(), alike(fleet.ready_apps(release))?.into())))
+        .collect()
+}
+
+/// The digest of what several instances offer, if it is the same.
+fn alike(apps: &[Arc<Instance>]) -> Option<&str> {
+    let (first, others) = apps
+        .split_first()
+        .filter(|(_, others)| !others.is_empty())?;
+    let same = |other: &Arc<Instance>| other.catalogue_digest == first.catalogue_digest;
+    let digest = first.catalogue_digest.as_deref()?;
+    others.iter().all(same).then_some(digest)
+}
+
 /// What instances of a release lack.
 fn gaps(pool: &Instances, apps: &[Arc<Instance>], now: Instant) -> Gaps {
     let ids: HashMap<String, BackendId> = pool
@@ -517,6 +552,26 @@ mod tests {
         // Nor past the call's own end.
         edge.publish(app(1, Ready));
         assert!(edge.returned(&lost, Instant::now()).await.is_none());
+    }
+
+    #[test]
+    fn instances_agree_when_all_of_several_offer_the_same() {
+        let app = |digest: Option<&str>| {
+            let mut app = Instance::new(Role::App, "app", "r", "127.0.0.1:1");
+            app.catalogue_digest = digest.map(str::to_owned);
+            Arc::new(app)
+        };
+        for (digests, agreed) in [
+            (&[][..], None),
+            (&[Some("a")], None),
+            (&[Some("a"), Some("a")], Some("a")),
+            (&[Some("a"), Some("b")], None),
+            (&[Some("a"), None], None),
+            (&[None, None], None),
+        ] {
+            let apps: Vec<_> = digests.iter().map(|digest| app(*digest)).collect();
+            assert_eq!(alike(&apps), agreed, "{digests:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use mcp::envelope::{self, Body};
-use mcp::era::listen::missed;
+use mcp::era::listen::{lists_changed, missed};
 use mcp::{Call, Cause, Failure, Method, Reply};
 use tokio::sync::mpsc;
 
@@ -42,6 +42,8 @@ pub struct Told {
     has_begun: bool,
     /// Whether this goes on with what another instance began to tell.
     goes_on: bool,
+    /// What tells that every list may have changed which the client listens to.
+    lists: Vec<Vec<u8>>,
 }
 
 /// Nobody reads on.
@@ -62,6 +64,7 @@ impl Told {
             bytes: 0,
             has_begun: false,
             goes_on: false,
+            lists: Vec::new(),
         }
     }
 
@@ -90,6 +93,24 @@ impl Told {
             for missed in missed(&acknowledgement) {
                 self.send(missed.into()).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the client listens to, by the acknowledgement of its `subscriptions/listen`.
+    pub fn listens(&mut self, acknowledgement: &Bytes) {
+        if let Ok(Body::One(Ok(acknowledgement))) = envelope::read(acknowledgement) {
+            self.lists = lists_changed(&acknowledgement);
+        }
+    }
+
+    /// Tells who listens that the lists may have changed.
+    ///
+    /// # Errors
+    /// [`ClientGone`] when nobody reads the stream any more.
+    pub async fn tell_of_lists(&mut self) -> Result<(), ClientGone> {
+        for changed in self.lists.clone() {
+            self.send(changed.into()).await?;
         }
         Ok(())
     }

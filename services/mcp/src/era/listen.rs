@@ -131,38 +131,65 @@ impl OldClientStream {
 /// acknowledgement: that everything changed which it says will be told. Empty for any other message.
 #[must_use]
 pub fn missed(acknowledgement: &Message<'_>) -> Vec<Vec<u8>> {
-    let Message::Notification { method, params } = acknowledgement else {
+    let Some(granted) = Granted::read(acknowledgement) else {
         return Vec::new();
     };
-    let Ok(Notification::Acknowledged { filter }) = Notification::read(method, *params) else {
-        return Vec::new();
-    };
-    let params = params.and_then(|raw| Members::parse(raw).ok());
-    let meta = params
-        .as_ref()
-        .and_then(|params| Members::parse(params.get("_meta")?).ok());
-    let subscription = meta.as_ref().and_then(|m| m.get(META_SUBSCRIPTION_ID));
-    let lists = [
-        (filter.tools_list_changed, List::Tools),
-        (filter.prompts_list_changed, List::Prompts),
-        (filter.resources_list_changed, List::Resources),
-    ];
-    let changed = lists
-        .into_iter()
-        .filter(|(told, _)| *told)
-        .map(|(_, list)| (list.method(), None));
-    let updated = filter.resource_subscriptions.iter().map(|uri| {
+    let updated = granted.filter.resource_subscriptions.iter().map(|uri| {
         let mut params = Members::default();
         params.push("uri", raw_of(uri));
-        (Method::ResourceUpdated, Some(params.to_raw()))
+        granted.notification(Method::ResourceUpdated, Some(params.to_raw()))
     });
-    changed
-        .chain(updated)
-        .map(|(method, params)| {
-            let params = with_meta(params.as_deref(), META_SUBSCRIPTION_ID, subscription);
-            envelope::write_notification(method.as_str(), params.as_deref())
+    granted.lists_changed().chain(updated).collect()
+}
+
+/// As [`missed`], of the lists alone.
+#[must_use]
+pub fn lists_changed(acknowledgement: &Message<'_>) -> Vec<Vec<u8>> {
+    let granted = Granted::read(acknowledgement);
+    granted.map_or_else(Vec::new, |granted| granted.lists_changed().collect())
+}
+
+/// What an acknowledgement says will be told.
+struct Granted {
+    filter: Filter,
+    subscription: Option<Box<RawValue>>,
+}
+
+impl Granted {
+    fn read(acknowledgement: &Message<'_>) -> Option<Granted> {
+        let Message::Notification { method, params } = acknowledgement else {
+            return None;
+        };
+        let Ok(Notification::Acknowledged { filter }) = Notification::read(method, *params) else {
+            return None;
+        };
+        let params = params.and_then(|raw| Members::parse(raw).ok());
+        let meta = params
+            .as_ref()
+            .and_then(|params| Members::parse(params.get("_meta")?).ok());
+        let subscription = meta.as_ref().and_then(|m| m.get(META_SUBSCRIPTION_ID));
+        Some(Granted {
+            subscription: subscription.map(ToOwned::to_owned),
+            filter,
         })
-        .collect()
+    }
+
+    fn lists_changed(&self) -> impl Iterator<Item = Vec<u8>> {
+        [
+            (self.filter.tools_list_changed, List::Tools),
+            (self.filter.prompts_list_changed, List::Prompts),
+            (self.filter.resources_list_changed, List::Resources),
+        ]
+        .into_iter()
+        .filter(|(told, _)| *told)
+        .map(|(_, list)| self.notification(list.method(), None))
+    }
+
+    fn notification(&self, method: Method, params: Option<Box<RawValue>>) -> Vec<u8> {
+        let subscription = self.subscription.as_deref();
+        let params = with_meta(params.as_deref(), META_SUBSCRIPTION_ID, subscription);
+        envelope::write_notification(method.as_str(), params.as_deref())
+    }
 }
 
 /// All the `subscriptions/listen` of modern clients at one connection to an older server.
@@ -405,8 +432,12 @@ mod tests {
             let Ok(Body::One(Ok(read))) = envelope::read(message.as_bytes()) else {
                 panic!("{message}");
             };
-            let missed: Vec<String> = missed(&read).iter().map(|m| text(m)).collect();
-            assert_eq!(missed, told);
+            let texts = |all: Vec<Vec<u8>>| all.iter().map(|m| text(m)).collect::<Vec<String>>();
+            assert_eq!(texts(missed(&read)), told);
+            let lists = told
+                .into_iter()
+                .filter(|told| told.contains("list_changed"));
+            assert_eq!(texts(lists_changed(&read)), lists.collect::<Vec<String>>());
         }
     }
 
