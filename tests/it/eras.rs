@@ -92,7 +92,10 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) async fn open(request: reqwest::RequestBuilder) -> Result<Reading> {
         // The client's own limit is for answers that are read whole.
-        let response = request.timeout(STREAM_TIME).send().await?;
+        Reading::of(request.timeout(STREAM_TIME).send().await?)
+    }
+
+    pub(crate) fn of(response: reqwest::Response) -> Result<Reading> {
         ensure!(response.status() == 200, "{}", response.status());
         let buffering = response.headers().get("x-accel-buffering");
         ensure!(buffering.is_some_and(|v| v == "no"), "it may be buffered");
@@ -101,6 +104,11 @@ impl Reading {
             decoder: Decoder::default(),
             read: std::collections::VecDeque::new(),
         })
+    }
+
+    /// The id of the last event that had one.
+    pub(crate) fn last_id(&self) -> Option<String> {
+        self.decoder.last_id().map(str::to_owned)
     }
 
     /// The next message; `None` at the end.
@@ -231,7 +239,7 @@ async fn a_modern_client_hears_at_once_listens_and_cancels_by_going_away() -> Re
 }
 
 /// The response of an answer, whether it is JSON or a stream.
-fn last(text: &str) -> Result<Value> {
+pub(crate) fn last(text: &str) -> Result<Value> {
     if text.starts_with('{') {
         return Ok(serde_json::from_str(text)?);
     }

@@ -9,7 +9,7 @@ use telemetry::{
     MetricError, Metrics,
 };
 
-use crate::plugin::{Plugin, State, mounts::Mounts};
+use crate::plugin::{Plugin, State, failing::Failing, mounts::Mounts};
 
 /// Tools that get series of their own.
 const TOOLS_MAX: usize = 512;
@@ -49,6 +49,7 @@ pub struct AppMetrics {
     plugin_up: GaugeFamily,
     plugin_restarts: GaugeFamily,
     plugin_in_flight: GaugeFamily,
+    plugin_failures: GaugeFamily,
     catalogue_tools: IntGauge,
 }
 
@@ -120,6 +121,11 @@ impl AppMetrics {
                 "Requests that the plugin works on.",
                 &plugin,
             )?,
+            plugin_failures: all.gauges(
+                "sweetmcp_app_plugin_failures",
+                "How often the plugin went down or did not come up since the app started, by why.",
+                &[("plugin", PLUGINS_MAX), ("cause", Failing::ALL.len())],
+            )?,
             catalogue_tools: all
                 .gauge("sweetmcp_app_catalogue_tools", "Tools that are offered.")?,
             all,
@@ -141,6 +147,12 @@ impl AppMetrics {
         for one in mounts.mounted() {
             let up = one.plugin.state() == State::Ready;
             self.plugin_up.with(&[&one.name]).set(i64::from(up));
+            for why in Failing::ALL {
+                let count = i64::try_from(one.plugin.failures(why)).unwrap_or(i64::MAX);
+                self.plugin_failures
+                    .with(&[&one.name, why.as_str()])
+                    .set(count);
+            }
             if let Plugin::Stdio(stdio) = &one.plugin {
                 self.plugin_restarts
                     .with(&[&one.name])

@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mcp::{Call, Cause, Failure, Method, Outcome, Repeat, Reply};
+use mcp::envelope::{self, Body};
+use mcp::members::Members;
+use mcp::{Call, Cause, Failure, Message, Method, Outcome, Repeat, Reply};
 use policy::balance::BackendId;
 use policy::deadline::Deadline;
 use policy::retry::{self, Budget, BudgetRules, Happened, Next};
@@ -415,12 +417,33 @@ fn again(result: &Result<Reply, Broken>, on_candidate: bool, repeat: Repeat) -> 
             status: reply.status,
             retry_after: None,
         }),
+        // The instance is well, and its plugin died or does not run: another instance has its own.
+        Ok(reply)
+            if repeat == Repeat::Safe
+                && reply.outcome == Outcome::Error
+                && says_upstream_failed(&reply.body) =>
+        {
+            Some(Happened::NoAnswer)
+        }
         // The stable release may do better than a candidate that fails.
         Ok(reply) if on_candidate && repeat == Repeat::Safe && reply.outcome != Outcome::Ok => {
             Some(Happened::NoAnswer)
         }
         Ok(_) => None,
     }
+}
+
+/// Whether an error is one of an app that could not ask its plugin, or got no answer from it. Apps tell it with 200.
+fn says_upstream_failed(body: &[u8]) -> bool {
+    let Ok(Body::One(Ok(Message::Response {
+        result: Err(error), ..
+    }))) = envelope::read(body)
+    else {
+        return false;
+    };
+    let members = Members::parse(error).ok();
+    let code = members.and_then(|members| members.get("code")?.get().parse::<i64>().ok());
+    code.is_some_and(|code| [Cause::UpstreamBroken.code(), Cause::NoBackend.code()].contains(&code))
 }
 
 /// The answer as it stands when there is no further attempt.
@@ -474,6 +497,28 @@ mod tests {
         let longest: Vec<u128> = (0..7).map(|_| pauses.next(1.0).as_millis()).collect();
         assert_eq!(longest, [200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(pauses.next(0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_plugin_that_died_is_asked_at_another_instance_if_that_does_no_harm() {
+        for (code, repeat, tried_again) in [
+            (-31502, Repeat::Safe, true),
+            (-31503, Repeat::Safe, true),
+            (-31502, Repeat::Unsafe, false),
+            (-31503, Repeat::Unsafe, false),
+            (-31504, Repeat::Safe, false),
+            (-32602, Repeat::Safe, false),
+        ] {
+            let body =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":""}}}}"#);
+            let failed = Ok(Reply {
+                status: 200,
+                outcome: Outcome::Error,
+                body: body.into(),
+            });
+            let again = again(&failed, false, repeat);
+            assert_eq!(again.is_some(), tried_again, "{code} {repeat:?}");
+        }
     }
 
     #[test]

@@ -645,6 +645,7 @@ mod tests {
     #[test]
     fn a_dead_plugin_costs_freshness_and_is_named() {
         let down = State::Restarting {
+            failing: crate::plugin::failing::Failing::Ended,
             reason: "secret path".into(),
         };
         let catalogue = Catalogue::merge(&[

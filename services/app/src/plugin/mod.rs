@@ -14,6 +14,7 @@
 //! - [`openapi`]: HTTP APIs with an OpenAPI document
 //! - [`wasm`]: WebAssembly components
 //! - [`credential`]: how requests to other servers prove who sends them
+//! - [`failing`]: why one is not up, in words for metrics
 //! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -27,6 +28,7 @@ pub mod catalogue;
 pub mod conformance;
 pub mod context;
 pub mod credential;
+pub mod failing;
 mod followed;
 pub mod http;
 pub mod hub;
@@ -142,6 +144,8 @@ pub enum State {
     Ready,
     /// It was up or tried to be, failed, and will be started again.
     Restarting {
+        /// Why it is not up, in a word.
+        failing: failing::Failing,
         /// Why it is not up.
         reason: String,
     },
@@ -241,6 +245,17 @@ impl Plugin {
             Self::Http(http) => http.state(),
             Self::Openapi(openapi) => openapi.state(),
             Self::Wasm(wasm) => wasm.state(),
+        }
+    }
+
+    /// Returns how often it failed for a reason since the app started.
+    pub fn failures(&self, why: failing::Failing) -> u64 {
+        match self {
+            Self::Builtin(_) | Self::Conformance(_) => 0,
+            Self::Stdio(stdio) => stdio.failures(why),
+            Self::Http(http) => http.failures(why),
+            Self::Openapi(openapi) => openapi.failures(why),
+            Self::Wasm(wasm) => wasm.failures(why),
         }
     }
 

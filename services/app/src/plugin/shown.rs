@@ -5,13 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::{Listing, State};
+use super::{
+    Listing, State,
+    failing::{Failing, Failures},
+};
 
 /// State and lists of one plugin, with somebody to tell of every change.
 #[derive(Debug)]
 pub(crate) struct Shown {
     listing: ArcSwap<Listing>,
     state: Mutex<State>,
+    failures: Failures,
     changed: Arc<Notify>,
 }
 
@@ -21,6 +25,7 @@ impl Shown {
         Self {
             listing: ArcSwap::default(),
             state: Mutex::new(State::Starting),
+            failures: Failures::default(),
             changed: Arc::clone(changed),
         }
     }
@@ -38,8 +43,16 @@ impl Shown {
             .clone()
     }
 
+    /// Returns how often the plugin failed for a reason.
+    pub(crate) fn failures(&self, why: Failing) -> u64 {
+        self.failures.of(why)
+    }
+
     /// Sets the state.
     pub(crate) fn set_state(&self, state: State) {
+        if let State::Restarting { failing, .. } = &state {
+            self.failures.count(*failing);
+        }
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.changed.notify_one();
     }

@@ -69,7 +69,8 @@ pub(crate) async fn report(State(server): State<Server>) -> Response {
                 "status": state.as_str(),
                 "tools": catalogue.tools_of(index).count(),
             });
-            if let PluginState::Restarting { reason } = &state {
+            if let PluginState::Restarting { failing, reason } = &state {
+                plugin["failing"] = json!(failing.as_str());
                 plugin["last_error"] = json!(reason);
             }
             if let Plugin::Stdio(stdio) = &one.plugin {

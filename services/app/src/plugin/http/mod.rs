@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Answer, Ask, Item, Listing, State,
     credential::{Badge, Credential, Credentials, User},
+    failing::Failing,
     outgoing,
     shown::Shown,
     upstream::{
@@ -112,6 +113,17 @@ enum Ended {
     Stopped,
 }
 
+impl Ended {
+    fn failing(&self) -> Failing {
+        match self {
+            Self::Url | Self::Client(_) => Failing::Unreachable,
+            Self::Handshake(error) => error.into(),
+            Self::Session | Self::Stopped => Failing::Ended,
+            Self::Silent => Failing::Silent,
+        }
+    }
+}
+
 impl Http {
     /// Meets the server in the background. `changed` is told of every change of state or lists.
     pub fn start(name: &str, spec: HttpSpec, changed: &Arc<Notify>) -> Self {
@@ -143,6 +155,11 @@ impl Http {
     /// Returns what is offered, or was when the server was last in service.
     pub fn listing(&self) -> Arc<Listing> {
         self.shared.shown.listing()
+    }
+
+    /// Returns how often it failed for a reason.
+    pub fn failures(&self, why: Failing) -> u64 {
+        self.shared.shown.failures(why)
     }
 
     /// Returns whether the server is in service.
@@ -296,7 +313,10 @@ impl Shared {
             self.links.send_replace(None);
             let delay = backoff.next(began.elapsed(), rand::random());
             tracing::warn!(plugin = %self.name, reason, delay_ms = delay.as_millis(), "the plugin's server will be met again");
-            self.shown.set_state(State::Restarting { reason });
+            self.shown.set_state(State::Restarting {
+                failing: ended.failing(),
+                reason,
+            });
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => {}

@@ -22,6 +22,7 @@ use super::{
     Answer, Ask, CallContext, Freshness, Item, Listing, Scope, State,
     builtin::tool::refused,
     credential::{Badge, Credential, Credentials, User, seats::Seats},
+    failing::Failing,
     followed::{self, Followed},
     outgoing::{self, BodyError},
     shown::Shown,
@@ -157,6 +158,11 @@ impl Openapi {
     /// Returns what is offered, or was.
     pub fn listing(&self) -> Arc<Listing> {
         self.shared.shown.listing()
+    }
+
+    /// Returns how often it failed for a reason.
+    pub fn failures(&self, why: Failing) -> u64 {
+        self.shared.shown.failures(why)
     }
 
     /// Returns whether there is a document to serve from.
@@ -397,7 +403,10 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
             let reason = telemetry::error_chain(&error);
             tracing::warn!(plugin = %shared.name, reason, "the plugin's document cannot be put into service");
             if shared.serving.load().is_none() {
-                shared.shown.set_state(State::Restarting { reason });
+                shared.shown.set_state(State::Restarting {
+                    failing: Failing::Unreachable,
+                    reason,
+                });
             }
         }
     }

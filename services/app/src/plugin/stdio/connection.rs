@@ -95,6 +95,8 @@ pub(crate) struct Ears {
     pub(crate) lists_changed: Arc<Notify>,
     /// Told when the child says that a resource changed.
     pub(crate) hub: Arc<Hub>,
+    /// The child has asked clients something, in this life or in one before.
+    pub(crate) asks: Arc<AtomicBool>,
 }
 
 /// A connection to one child. Clones share it.
@@ -113,8 +115,6 @@ struct Shared {
     garbage: AtomicUsize,
     closed: CancellationToken,
     ears: Ears,
-    /// Whether the child has asked a client something.
-    asks: AtomicBool,
     /// The least grave level that the child was asked to log.
     level: AtomicU8,
 }
@@ -184,7 +184,6 @@ impl Connection {
             garbage: AtomicUsize::new(0),
             closed: CancellationToken::new(),
             ears,
-            asks: AtomicBool::new(false),
             level: AtomicU8::new(NO_LEVEL),
         }));
         tokio::spawn(write_all(stdin, queue, connection.0.closed.clone()));
@@ -236,9 +235,14 @@ impl Connection {
             .unwrap_or(Err(Lost::Late))
     }
 
+    /// Tells whether the child said something that is no message.
+    pub(crate) fn said_garbage(&self) -> bool {
+        self.0.garbage.load(Ordering::Relaxed) > 0
+    }
+
     /// Tells whether the child asks clients something, so that its calls must not overlap.
     pub(crate) fn asks(&self) -> bool {
-        self.0.asks.load(Ordering::Relaxed)
+        self.0.ears.asks.load(Ordering::Relaxed)
     }
 
     /// Asks a legacy child to log what is at least as grave as `level`, unless it was asked for as much before.
@@ -413,7 +417,7 @@ impl Connection {
         let (asker, asks) = pending.only_call().map_err(|unclear| match unclear {
             Unclear::NoCall => (-32601, NO_CALL),
             Unclear::ManyCalls => {
-                self.0.asks.store(true, Ordering::Relaxed);
+                self.0.ears.asks.store(true, Ordering::Relaxed);
                 (-32603, UNCLEAR)
             }
         })?;
@@ -424,7 +428,7 @@ impl Connection {
         if params.is_some_and(|params| params.get().len() > QUESTION_BYTES_MAX) {
             return Err((-32602, "the question is too large"));
         }
-        self.0.asks.store(true, Ordering::Relaxed);
+        self.0.ears.asks.store(true, Ordering::Relaxed);
         asks.try_send(question)
             .map_err(|_| (-32603, "too many questions at once"))
     }

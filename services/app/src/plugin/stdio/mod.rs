@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Answer, Ask, Listing, State,
+    failing::Failing,
     hub::Hub,
     upstream::{Abandon, Lost, forms},
 };
@@ -127,6 +128,12 @@ impl Stdio {
             .iter()
             .map(|worker| worker.restarts.load(std::sync::atomic::Ordering::Relaxed))
             .sum()
+    }
+
+    /// Returns how often a child failed for a reason since the plugin was started.
+    pub fn failures(&self, why: Failing) -> u64 {
+        let workers = self.workers.iter();
+        workers.map(|worker| worker.failures(why)).sum()
     }
 
     /// Returns how many calls are under way.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::plugin::{
     Listing, State,
+    failing::{Failing, Failures},
     hub::Hub,
     upstream::{
         Lost,
@@ -82,6 +83,9 @@ pub(super) struct Worker {
     watches: Watches,
     /// What was agreed with the child when it was last in service.
     known: ArcSwapOption<Agreement>,
+    /// The child asks clients something; its next life will too.
+    asks: Arc<AtomicBool>,
+    failures: Failures,
     pub(super) restarts: AtomicU64,
 }
 
@@ -91,7 +95,12 @@ enum Ended {
     #[error("it cannot be started")]
     Spawn(#[from] std::io::Error),
     #[error("it did not come up")]
-    Handshake(#[from] HandshakeError),
+    Handshake {
+        #[source]
+        error: HandshakeError,
+        /// It said something that is no message.
+        garbage: bool,
+    },
     #[error("it ended ({0})")]
     Exited(String),
     #[error("it closed its output")]
@@ -100,6 +109,22 @@ enum Ended {
     Silent,
     #[error("it was told to stop")]
     Stopped,
+}
+
+impl Ended {
+    fn failing(&self) -> Failing {
+        match self {
+            Self::Spawn(_) => Failing::Unreachable,
+            // A child that talks of other things gives no answer either.
+            Self::Handshake { garbage: true, .. } => Failing::Garbage,
+            Self::Handshake { error, .. } => match error.into() {
+                Failing::Unreachable => Failing::Ended,
+                other => other,
+            },
+            Self::Exited(_) | Self::Closed | Self::Stopped => Failing::Ended,
+            Self::Silent => Failing::Silent,
+        }
+    }
 }
 
 impl Worker {
@@ -122,6 +147,8 @@ impl Worker {
             hub,
             watches,
             known: ArcSwapOption::empty(),
+            asks: Arc::default(),
+            failures: Failures::default(),
             restarts: AtomicU64::new(0),
         })
     }
@@ -149,7 +176,15 @@ impl Worker {
             .clone()
     }
 
+    /// Returns how often the child failed for a reason.
+    pub(super) fn failures(&self, why: Failing) -> u64 {
+        self.failures.of(why)
+    }
+
     fn set_state(&self, state: State) {
+        if let State::Restarting { failing, .. } = &state {
+            self.failures.count(*failing);
+        }
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.changed.notify_one();
     }
@@ -169,7 +204,10 @@ impl Worker {
             let delay = backoff.next(began.elapsed(), rand::random());
             let reason = telemetry::error_chain(&ended);
             tracing::warn!(plugin = %self.name, reason, delay_ms = delay.as_millis(), "the plugin's process will be started again");
-            self.set_state(State::Restarting { reason });
+            self.set_state(State::Restarting {
+                failing: ended.failing(),
+                reason,
+            });
             self.restarts.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -196,6 +234,7 @@ impl Worker {
         let ears = Ears {
             lists_changed: Arc::clone(&changes),
             hub: Arc::clone(&self.hub),
+            asks: Arc::clone(&self.asks),
         };
         let connection = Connection::start(Arc::clone(&self.name), stdin, stdout, ears);
         tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
@@ -239,12 +278,12 @@ impl Worker {
                 } else {
                     None
                 };
-                return error.into();
+                return came_not_up(connection, error);
             }
         };
         *era = Some(agreement.era());
         if let Err(error) = self.list(connection, &agreement, deadline).await {
-            return error.into();
+            return came_not_up(connection, error);
         }
         tracing::info!(plugin = %self.name, revision = %agreement.revision, tools = self.listing().tools.len(), "the plugin is in service");
         self.known.store(Some(Arc::new(agreement.clone())));
@@ -303,5 +342,12 @@ impl Worker {
         let listing = handshake::list_all(connection, agreement, deadline).await?;
         self.listing.store(Arc::new(listing));
         Ok(())
+    }
+}
+
+fn came_not_up(connection: &Connection, error: HandshakeError) -> Ended {
+    Ended::Handshake {
+        error,
+        garbage: connection.said_garbage(),
     }
 }

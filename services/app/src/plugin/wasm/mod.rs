@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Answer, Ask, Freshness, Item, Listing, Scope, State,
     builtin::{hex, tool::refused},
+    failing::Failing,
     followed::{self, Followed},
     notices::Notices,
     shown::Shown,
@@ -112,6 +113,11 @@ impl Wasm {
     /// Returns what is offered, or was.
     pub fn listing(&self) -> Arc<Listing> {
         self.shared.shown.listing()
+    }
+
+    /// Returns how often it failed for a reason.
+    pub fn failures(&self, why: Failing) -> u64 {
+        self.shared.shown.failures(why)
     }
 
     /// Returns whether there is a component to serve from.
@@ -272,7 +278,10 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
             let reason = telemetry::error_chain(&error);
             tracing::warn!(plugin = %shared.name, reason, "the plugin's component cannot be put into service");
             if shared.serving.load().is_none() {
-                shared.shown.set_state(State::Restarting { reason });
+                shared.shown.set_state(State::Restarting {
+                    failing: Failing::Unreachable,
+                    reason,
+                });
             }
         }
     }
