@@ -9,7 +9,7 @@ use testkit::{Fleet, eventually, test_tools, workspace};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::eras::{Reading, everything};
+use crate::eras::{Reading, SecondEdge, everything};
 use crate::tool_search::hundred_tools;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,15 +72,32 @@ impl Source {
     }
 }
 
+impl Reading {
+    /// Reads on to one step of a call, with its event's id.
+    async fn hear_progress(&mut self, token: &str, step: u64) -> Result<(String, Value)> {
+        loop {
+            let (id, heard) = self.next_with_id().await?.context("it has ended")?;
+            let params = &heard["params"];
+            if params["progressToken"] == token && params["progress"] == step {
+                return Ok((id, heard));
+            }
+        }
+    }
+}
+
 /// A plain JSON-RPC call that tells of its progress, and can be told of it in no answer.
 async fn work(fleet: &Fleet, token: &str) -> Result<()> {
+    work_at(fleet, &fleet.status.endpoints.mcp, token).await
+}
+
+async fn work_at(fleet: &Fleet, edge: &str, token: &str) -> Result<()> {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
         "name": "everything_trigger-long-running-operation",
         "arguments": {"duration": 1, "steps": 3},
         "_meta": {"progressToken": token}}});
     let answer = fleet
         .client()
-        .post_json(&fleet.status.endpoints.jsonrpc, &body)
+        .post_json(&format!("{edge}/v1/jsonrpc"), &body)
         .await?;
     ensure!(answer.text.contains("completed"), "{}", answer.text);
     Ok(())
@@ -214,6 +231,86 @@ async fn who_comes_back_hears_what_was_missed_and_idle_streams_cost_little() -> 
     }
     drop(idle);
     eventually(PATIENCE, || async { open(None).await.map(drop) }).await
+}
+
+/// A real Redis on a free port.
+async fn redis() -> Result<(Child, String)> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let child = Command::new("redis-server")
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("run ./tests/install")?;
+    eventually(PATIENCE, || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        Ok(())
+    })
+    .await?;
+    Ok((child, format!("redis://127.0.0.1:{port}")))
+}
+
+#[tokio::test]
+async fn edges_share_events_through_redis_and_go_on_without_it() -> Result<()> {
+    let (mut redis, url) = redis().await?;
+    let shared = format!("[edge.redis]\nurl = \"{url}\"\n[fleet]\napps = 1\n");
+    let fleet = Fleet::up(&format!("{shared}{}", everything()?)).await?;
+    let second = SecondEdge::start(&fleet).await?;
+    let first = fleet.status.endpoints.mcp.clone();
+    let open = |edge: &str, last: &str| {
+        let request = fleet.client().get(&format!("{edge}/v1/events"));
+        Reading::open(request.header("last-event-id", last))
+    };
+    let work_at = async |edge: &str, token: &str| work_at(&fleet, edge, token).await;
+
+    // Both edges hear Redis as soon as a call through one is told at the other.
+    let mut stream = eventually(PATIENCE, async || {
+        let mut stream = open(&first, "").await?;
+        work_at(&second.url, "elsewhere").await?;
+        let heard = stream.hear_progress("elsewhere", 1);
+        tokio::time::timeout(Duration::from_secs(3), heard).await??;
+        Ok(stream)
+    })
+    .await?;
+    let (id, _) = stream.hear_progress("elsewhere", 3).await?;
+    drop(stream);
+
+    // Missed at one edge, read at the other, in order and once.
+    work_at(&first, "missed").await?;
+    let mut stream = open(&second.url, &id).await?;
+    let mut heard = Vec::new();
+    while heard.len() < 6 {
+        heard.push(stream.next().await?.context("it has ended")?);
+    }
+    let lists = heard
+        .iter()
+        .filter(|m| m["method"].to_string().contains("list_changed"));
+    assert_eq!(lists.count(), 3, "{heard:?}");
+    let steps: Vec<&Value> = heard
+        .iter()
+        .map(|m| &m["params"]["progress"])
+        .filter(|n| n.is_number())
+        .collect();
+    assert_eq!(steps, [&json!(1), &json!(2), &json!(3)], "{heard:?}");
+    assert_eq!(heard[5]["params"]["progressToken"], "missed");
+
+    // Without Redis each edge tells of its own calls.
+    redis.kill().await?;
+    let mut stream = open(&first, "").await?;
+    work_at(&first, "alone").await?;
+    stream.hear_progress("alone", 3).await?;
+    Ok(())
 }
 
 /// Memory that a process holds.

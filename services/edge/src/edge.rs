@@ -114,7 +114,7 @@ impl Edge {
             turns: Turns::new(rand::random()),
             catalogue: ArcSwap::default(),
             catalogue_read: watch::channel(false).0,
-            events: Events::new(&settings.events),
+            events: Events::new(&settings.events, &settings.redis),
             searched: Searched::default(),
             body_room: Room::new(settings.http.body_memory_limit),
             graphql_limits: graphql_limits(&settings),

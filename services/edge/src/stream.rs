@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::context::Context;
 use crate::edge::Edge;
-use crate::events::Channel;
+use crate::events::Teller;
 use crate::gateway;
 use crate::identity::Caller;
 
@@ -37,7 +37,7 @@ pub enum Part {
 pub struct Told {
     client: Option<mpsc::Sender<Bytes>>,
     /// The principal's streams of events, if it has any.
-    events: Option<Arc<Channel>>,
+    events: Option<Teller>,
     bytes: usize,
     has_begun: bool,
     /// Whether this goes on with what another instance began to tell.
@@ -69,7 +69,7 @@ impl Told {
     }
 
     /// Tells the principal's streams of events too.
-    pub fn also(&mut self, events: Option<Arc<Channel>>) {
+    pub fn also(&mut self, events: Option<Teller>) {
         self.events = events;
     }
 

@@ -245,6 +245,18 @@ section! {
 }
 
 section! {
+    /// `[edge.redis]`: what several edges share of short life.
+    EdgeRedis "edge.redis" {
+        /// Where Redis is; without one each edge tells of its own calls' events alone.
+        url: Option<String> = Optional(Text(&text::REDIS_URL)), none();
+        /// A file with the password; it is read for every connection, so that it can be rotated.
+        password_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// How long an answer may take before the edge goes on by itself.
+        timeout: Duration = millis(1, 10), text("50ms");
+    }
+}
+
+section! {
     /// `[edge.events]`: bounds on `/mcp/v1/events`.
     EdgeEvents "edge.events" {
         /// Streams at once.
@@ -594,6 +606,7 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeWebsocket::rows,
         EdgeSearch::rows,
         EdgeEvents::rows,
+        EdgeRedis::rows,
         EdgeShutdown::rows,
         AppListen::rows,
         AppHttp::rows,

@@ -27,8 +27,8 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeEvents, EdgeGraphql,
-    EdgeHttp, EdgeRate, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning,
-    SearchMode, Telemetry,
+    EdgeHttp, EdgeRate, EdgeRedis, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat,
+    Pinning, SearchMode, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -84,6 +84,8 @@ pub struct Edge {
     pub graphql: EdgeGraphql,
     /// Bounds on Cap'n Proto.
     pub capnp: EdgeCapnp,
+    /// What several edges share.
+    pub redis: EdgeRedis,
     /// Streams of events.
     pub events: EdgeEvents,
     /// Short lists of tools.
@@ -384,6 +386,7 @@ impl Settings {
         edge.websocket.show(&mut out);
         edge.search.show(&mut out);
         edge.events.show(&mut out);
+        edge.redis.show(&mut out);
         EdgeShutdown {
             grace: edge.shutdown.grace,
             drain: edge.shutdown.drain,
@@ -672,6 +675,7 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let websocket = EdgeWebsocket::read(reader);
     let search = EdgeSearch::read(reader);
     let events = EdgeEvents::read(reader);
+    let redis = EdgeRedis::read(reader);
     let shutdown =
         EdgeShutdown::read(reader).map(|EdgeShutdown { grace, drain }| Shutdown { grace, drain });
     let EdgeListen {
@@ -697,6 +701,7 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         websocket: websocket?,
         search: search?,
         events: events?,
+        redis: redis?,
         shutdown: shutdown?,
     })
 }

@@ -186,6 +186,18 @@ pub(crate) static PATTERN: Rule = Rule {
     guess: no_guess,
 };
 
+/// Where Redis is.
+pub(crate) static REDIS_URL: Rule = Rule {
+    kind: "url",
+    allowed: "a URL such as \"redis://127.0.0.1:6379/0\", without a password (see password_file)",
+    example: "redis://127.0.0.1:6379",
+    length_min: 9,
+    length_max: 512,
+    pattern: Some("^redis://[^@]+$"),
+    character: |c| c.is_ascii_graphic() && c != '@',
+    guess: no_guess,
+};
+
 /// A SHA-256 digest.
 pub(crate) static DIGEST: Rule = Rule {
     kind: "digest",

@@ -3,8 +3,12 @@
 //! There is a ring of events for each principal that has, or lately had, a stream, and one for what everybody
 //! may know. Streams hold no queue: each has its place in both rings and reads on from there, so a stream that
 //! is not read costs nothing and one that falls too far behind is cut. Calls of a principal without a
-//! stream cost one look into a map for each thing they tell.
+//! stream cost one look into a map.
+//!
+//! With Redis, the rings of all edges are one: an event goes there and comes back to each edge, so a stream may
+//! be at any edge and come back to any other. While Redis is away each edge tells of its own.
 
+mod redis;
 mod ring;
 
 use std::collections::HashMap;
@@ -17,7 +21,8 @@ use mcp::envelope::{self, Body};
 use mcp::notification::{self, List, Notification};
 use mcp::{Cause, Failure, Message};
 use policy::admission::{Gate, Permit};
-use tokio::sync::Notify;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
 use ring::Ring;
@@ -31,20 +36,17 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// When to come back after a refusal for want of room.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// Whose events these are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Principal {
-    tenant: String,
-    subject: String,
-}
+/// Names a ring: a digest of its principal. Everybody's is all zeros, which no digest is.
+type Key = [u8; 32];
 
-impl Principal {
-    fn of(caller: &Caller) -> Principal {
-        Principal {
-            tenant: caller.tenant.clone(),
-            subject: caller.subject.clone(),
-        }
-    }
+const EVERYBODY: Key = [0; 32];
+
+fn key(caller: &Caller) -> Key {
+    let mut hash = Sha256::new();
+    hash.update((caller.tenant.len() as u64).to_le_bytes());
+    hash.update(&caller.tenant);
+    hash.update(&caller.subject);
+    hash.finalize().into()
 }
 
 /// One ring and those who wait for what comes.
@@ -54,6 +56,8 @@ pub struct Channel {
     told: Notify,
     readers: AtomicUsize,
     left_at: Mutex<Instant>,
+    /// Set when what other edges keep of it has been read.
+    loaded: OnceCell<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,6 +76,7 @@ impl Channel {
             told: Notify::new(),
             readers: AtomicUsize::new(0),
             left_at: Mutex::new(Instant::now()),
+            loaded: OnceCell::new(),
         })
     }
 
@@ -80,55 +85,86 @@ impl Channel {
         self.told.notify_waiters();
     }
 
-    /// Takes what a call tells, if it is something for a stream: progress or a log message.
-    pub fn told(&self, message: &Bytes) {
-        if let Ok(Body::One(Ok(Message::Notification { method, params }))) = envelope::read(message)
-            && matches!(
-                Notification::read(&method, params),
-                Ok(Notification::Progress { .. } | Notification::Log { .. })
-            )
-        {
-            self.push(message.clone());
-        }
-    }
-
     fn is_left(&self, keep: Duration) -> bool {
         self.readers.load(Ordering::Acquire) == 0 && lock(&self.left_at).elapsed() >= keep
     }
 }
 
+/// Whether a call's message is something for a stream: progress or a log message.
+fn is_event(message: &[u8]) -> bool {
+    let Ok(Body::One(Ok(Message::Notification { method, params }))) = envelope::read(message)
+    else {
+        return false;
+    };
+    matches!(
+        Notification::read(&method, params),
+        Ok(Notification::Progress { .. } | Notification::Log { .. })
+    )
+}
+
+/// Where one principal's events go.
+#[derive(Debug, Clone)]
+pub enum Teller {
+    /// To its streams here.
+    Here(Arc<Channel>),
+    /// To its streams at any edge.
+    Everywhere(Key, redis::Outbox),
+}
+
+impl Teller {
+    /// Takes what a call tells, if it is something for a stream.
+    pub fn told(&self, message: &Bytes) {
+        if !is_event(message) {
+            return;
+        }
+        match self {
+            Teller::Here(channel) => channel.push(message.clone()),
+            Teller::Everywhere(key, outbox) => outbox.send(*key, message.clone()),
+        }
+    }
+}
+
 /// The rings of one edge.
 pub struct Events {
-    /// Names this life of this process: places of another say nothing here.
+    /// Names what places are of: this life of this process, or what all edges share.
     epoch: String,
     everybody: Arc<Channel>,
-    principals: Mutex<HashMap<Principal, Arc<Channel>>>,
+    principals: Mutex<HashMap<Key, Arc<Channel>>>,
     streams: Gate,
     rules: settings::EdgeEvents,
+    shared: Option<redis::Shared>,
 }
 
 impl Events {
     /// No streams yet.
-    pub fn new(rules: &settings::EdgeEvents) -> Events {
+    pub fn new(rules: &settings::EdgeEvents, redis: &settings::EdgeRedis) -> Events {
+        let shared = redis::Shared::new(redis, rules.keep);
         Events {
-            epoch: format!("{:08x}", rand::random::<u32>()),
+            epoch: match &shared {
+                Some(_) => "shared".to_owned(),
+                None => format!("{:08x}", rand::random::<u32>()),
+            },
             everybody: Channel::new(),
             principals: Mutex::default(),
             streams: Gate::new(rules.streams_max),
             rules: rules.clone(),
+            shared,
         }
     }
 
-    /// Where a caller's events go, if anybody reads them.
-    pub fn of(&self, caller: &Caller) -> Option<Arc<Channel>> {
+    /// Where a caller's events go, if anybody may read them.
+    pub fn of(&self, caller: &Caller) -> Option<Teller> {
+        if let Some(shared) = &self.shared {
+            return Some(Teller::Everywhere(key(caller), shared.outbox()));
+        }
         let principals = lock(&self.principals);
         if principals.is_empty() {
             return None;
         }
-        principals.get(&Principal::of(caller)).cloned()
+        principals.get(&key(caller)).cloned().map(Teller::Here)
     }
 
-    /// Tells everybody that all lists may have changed.
+    /// Tells everybody here that all lists may have changed. Each edge sees that by itself.
     pub fn lists_changed(&self) {
         for list in [List::Tools, List::Prompts, List::Resources] {
             self.everybody.push(notification::list_changed(list).into());
@@ -139,45 +175,83 @@ impl Events {
     ///
     /// # Errors
     /// [`Cause::Overloaded`] past the streams of one principal or of all.
-    pub fn open(&self, caller: &Caller, last: Option<&str>) -> Result<(Reader, Begins), Failure> {
+    pub async fn open(
+        &self,
+        caller: &Caller,
+        last: Option<&str>,
+    ) -> Result<(Reader, Begins), Failure> {
         let full = || Failure::new(Cause::Overloaded).retry_after(COME_BACK);
         let place = self.streams.enter().map_err(|_| full())?;
-        let own = {
-            let mut principals = lock(&self.principals);
-            let principal = Principal::of(caller);
-            if principals.len() >= self.rules.streams_max && !principals.contains_key(&principal) {
-                principals.retain(|_, channel| channel.readers.load(Ordering::Acquire) > 0);
-            }
-            let channel = principals.entry(principal).or_insert_with(Channel::new);
-            // Under the lock, so that no ring is taken away while somebody comes.
-            if channel.readers.fetch_add(1, Ordering::AcqRel) >= self.rules.streams_max_principal {
-                channel.readers.fetch_sub(1, Ordering::AcqRel);
-                return Err(full());
-            }
-            Arc::clone(channel)
-        };
-        let at = Position {
-            everybody: lock(&self.everybody.ring).last(),
-            own: lock(&own.ring).last(),
-        };
+        let key = key(caller);
+        let own = self.enter(key).ok_or_else(full)?;
+        // From here on the reader counts itself out.
         let mut reader = Reader {
-            at,
+            at: Position {
+                everybody: lock(&self.everybody.ring).last(),
+                own: Place::at(0),
+            },
             epoch: self.epoch.clone(),
             everybody: Arc::clone(&self.everybody),
-            own,
+            own: Arc::clone(&own),
             _place: place,
         };
+        if let Some(shared) = &self.shared {
+            own.loaded
+                .get_or_init(|| async {
+                    // What cannot be read counts as missed.
+                    if let Some((from, kept)) = shared.kept(&key).await {
+                        lock(&own.ring).load(from, kept);
+                    }
+                })
+                .await;
+        }
+        reader.at.own = lock(&own.ring).last();
         let begins = match last {
             None => Begins::Now,
-            Some(last) => match reader.known(last) {
-                Some(at) => {
-                    reader.at = at;
-                    Begins::After
-                }
-                None => Begins::AfterGap,
-            },
+            Some(last) => reader.go_on(last),
         };
         Ok((reader, begins))
+    }
+
+    /// Counts a stream in; `None` past the most of one principal.
+    fn enter(&self, key: Key) -> Option<Arc<Channel>> {
+        let mut principals = lock(&self.principals);
+        if principals.len() >= self.rules.streams_max && !principals.contains_key(&key) {
+            principals.retain(|_, channel| channel.readers.load(Ordering::Acquire) > 0);
+        }
+        // Under the lock, so that no ring is taken away while somebody comes.
+        let channel = principals.entry(key).or_insert_with(Channel::new);
+        if channel.readers.fetch_add(1, Ordering::AcqRel) >= self.rules.streams_max_principal {
+            channel.readers.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Arc::clone(channel))
+    }
+
+    /// An event that all edges share has come.
+    fn heard(&self, key: &Key, place: Place, message: Bytes) {
+        let channel = lock(&self.principals).get(key).cloned();
+        if let Some(channel) = channel
+            && lock(&channel.ring).insert(place, message)
+        {
+            channel.told.notify_waiters();
+        }
+    }
+
+    /// An event that could not be shared: it is for the streams here.
+    fn unshared(&self, key: &Key, message: Bytes) {
+        let channel = lock(&self.principals).get(key).cloned();
+        if let Some(channel) = channel {
+            channel.push(message);
+        }
+    }
+
+    /// Events of other edges may have gone by: streams come back and read what is kept.
+    fn lose(&self) {
+        for (_, channel) in lock(&self.principals).drain() {
+            lock(&channel.ring).lose();
+            channel.told.notify_waiters();
+        }
     }
 
     fn tidy(&self) {
@@ -186,8 +260,12 @@ impl Events {
     }
 }
 
-/// Lets go of rings that nobody comes back to, for as long as the process runs.
+/// Lets go of rings that nobody comes back to and keeps up with other edges, for as long as the process runs.
 pub async fn follow(edge: Arc<Edge>) {
+    if edge.events.shared.is_some() {
+        tokio::spawn(redis::send(Arc::clone(&edge)));
+        tokio::spawn(redis::listen(Arc::clone(&edge)));
+    }
     let mut ticks = tokio::time::interval(TIDY_EVERY);
     loop {
         ticks.tick().await;
@@ -202,6 +280,8 @@ pub enum Begins {
     Now,
     /// With what came since.
     After,
+    /// With what came since, but the lists may have changed: the place is of another edge.
+    AfterElsewhere,
     /// With what comes; what came since is not kept.
     AfterGap,
 }
@@ -228,18 +308,28 @@ impl Reader {
         format!("{}_{}_{}", self.epoch, self.at.everybody, self.at.own)
     }
 
-    /// The position that an event id names, if all that came since is here.
-    fn known(&self, id: &str) -> Option<Position> {
+    /// Goes on after the event that an id names, as far as what came since is here.
+    fn go_on(&mut self, id: &str) -> Begins {
+        let Some((everybody, own)) = self.places(id) else {
+            return Begins::AfterGap;
+        };
+        if lock(&self.own.ring).after(own).is_err() {
+            return Begins::AfterGap;
+        }
+        self.at.own = own;
+        // Each edge sees by itself what everybody may know.
+        if lock(&self.everybody.ring).after(everybody).is_err() {
+            return Begins::AfterElsewhere;
+        }
+        self.at.everybody = everybody;
+        Begins::After
+    }
+
+    fn places(&self, id: &str) -> Option<(Place, Place)> {
         let (epoch, places) = id.split_once('_')?;
         let (everybody, own) = places.split_once('_')?;
-        let at = Position {
-            everybody: Place::parse(everybody)?,
-            own: Place::parse(own)?,
-        };
-        let is_kept = epoch == self.epoch
-            && lock(&self.everybody.ring).after(at.everybody).is_ok()
-            && lock(&self.own.ring).after(at.own).is_ok();
-        is_kept.then_some(at)
+        let is_ours = epoch == self.epoch;
+        is_ours.then_some((Place::parse(everybody)?, Place::parse(own)?))
     }
 
     /// Waits for the next event.
@@ -289,11 +379,17 @@ mod tests {
     use super::*;
 
     fn events(principal_max: usize) -> Events {
-        Events::new(&settings::EdgeEvents {
+        let rules = settings::EdgeEvents {
             streams_max: 3,
             streams_max_principal: principal_max,
             keep: Duration::from_secs(60),
-        })
+        };
+        let alone = settings::EdgeRedis {
+            url: None,
+            password_file: None,
+            timeout: Duration::from_millis(50),
+        };
+        Events::new(&rules, &alone)
     }
 
     fn caller(tenant: &str, subject: &str) -> Caller {
@@ -318,8 +414,8 @@ mod tests {
         let events = events(2);
         let (ana, namesake) = (caller("acme", "ana"), caller("other", "ana"));
         assert!(events.of(&ana).is_none(), "nobody reads");
-        let (mut one, begins) = events.open(&ana, None).unwrap();
-        let (mut other, _) = events.open(&namesake, None).unwrap();
+        let (mut one, begins) = events.open(&ana, None).await.unwrap();
+        let (mut other, _) = events.open(&namesake, None).await.unwrap();
         assert_eq!(begins, Begins::Now);
         events.of(&ana).unwrap().told(&progress(1));
         // A response and other notifications are none of a stream's.
@@ -340,14 +436,14 @@ mod tests {
     async fn who_comes_back_hears_what_was_missed_or_that_it_is_gone() {
         let events = events(2);
         let ana = caller("acme", "ana");
-        let (mut reader, _) = events.open(&ana, None).unwrap();
+        let (mut reader, _) = events.open(&ana, None).await.unwrap();
         events.of(&ana).unwrap().told(&progress(1));
         assert_eq!(ready(&mut reader), [progress(1)]);
         let id = reader.id();
         drop(reader);
         events.of(&ana).unwrap().told(&progress(2));
         events.lists_changed();
-        let (mut back, begins) = events.open(&ana, Some(&id)).unwrap();
+        let (mut back, begins) = events.open(&ana, Some(&id)).await.unwrap();
         assert_eq!(begins, Begins::After);
         let read = ready(&mut back);
         assert_eq!((read.len(), &read[0]), (4, &progress(2)));
@@ -358,15 +454,19 @@ mod tests {
             &id.replace('_', "-"),
             &id.replace("-", ""),
         ] {
-            let (_, begins) = events.open(&ana, Some(elsewhere)).unwrap();
+            let (_, begins) = events.open(&ana, Some(elsewhere)).await.unwrap();
             assert_eq!(begins, Begins::AfterGap, "{elsewhere}");
         }
         drop(back);
-        // Nobody came back in time.
+        // Nobody came back in time. Places have the time of the day, which goes on by itself.
+        let before = unix_ms();
+        while unix_ms() == before {
+            std::hint::spin_loop();
+        }
         tokio::time::advance(Duration::from_secs(61)).await;
         events.tidy();
         assert!(events.of(&ana).is_none());
-        let (_, begins) = events.open(&ana, Some(&id)).unwrap();
+        let (_, begins) = events.open(&ana, Some(&id)).await.unwrap();
         assert_eq!(begins, Begins::AfterGap);
     }
 
@@ -374,28 +474,31 @@ mod tests {
     async fn a_stream_that_is_not_read_is_cut_and_streams_are_counted() {
         let events = events(2);
         let ana = caller("acme", "ana");
-        let (mut slow, _) = events.open(&ana, None).unwrap();
+        let (mut slow, _) = events.open(&ana, None).await.unwrap();
         for n in 0..1000 {
             events.of(&ana).unwrap().told(&progress(n));
         }
         assert_eq!(slow.next().await, Err(Missed));
 
-        let (second, _) = events.open(&ana, None).unwrap();
-        assert!(events.open(&ana, None).is_err(), "two of one principal");
-        let (_third, _) = events.open(&caller("acme", "ben"), None).unwrap();
+        let (second, _) = events.open(&ana, None).await.unwrap();
         assert!(
-            events.open(&caller("acme", "eva"), None).is_err(),
+            events.open(&ana, None).await.is_err(),
+            "two of one principal"
+        );
+        let (_third, _) = events.open(&caller("acme", "ben"), None).await.unwrap();
+        assert!(
+            events.open(&caller("acme", "eva"), None).await.is_err(),
             "three of all"
         );
         drop(second);
-        assert!(events.open(&ana, None).is_ok());
+        assert!(events.open(&ana, None).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_waits_for_either_ring() {
         let events = Arc::new(events(2));
         let ana = caller("acme", "ana");
-        let (mut reader, _) = events.open(&ana, None).unwrap();
+        let (mut reader, _) = events.open(&ana, None).await.unwrap();
         let waits = tokio::spawn(async move { (reader.next().await, reader.next().await) });
         tokio::task::yield_now().await;
         events.of(&ana).unwrap().told(&progress(7));

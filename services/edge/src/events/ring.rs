@@ -31,6 +31,11 @@ impl Place {
         })
     }
 
+    /// A place in time: before all that comes then.
+    pub fn at(ms: u64) -> Place {
+        Place { ms, number: 0 }
+    }
+
     /// The next place, no earlier than `now_ms`.
     fn next(self, now_ms: u64) -> Place {
         if now_ms > self.ms {
@@ -69,10 +74,7 @@ pub struct Ring {
 impl Ring {
     /// Nothing yet.
     pub fn new(now_ms: u64) -> Ring {
-        let now = Place {
-            ms: now_ms,
-            number: 0,
-        };
+        let now = Place::at(now_ms);
         Ring {
             entries: VecDeque::new(),
             bytes: 0,
@@ -88,9 +90,41 @@ impl Ring {
 
     /// Adds an event.
     pub fn push(&mut self, now_ms: u64, message: Bytes) {
-        self.last = self.last.next(now_ms);
+        self.add(self.last.next(now_ms), message);
+    }
+
+    /// Adds an event that has its place already; one that is not after all others is known.
+    pub fn insert(&mut self, place: Place, message: Bytes) -> bool {
+        let is_new = place > self.last;
+        if is_new {
+            self.add(place, message);
+        }
+        is_new
+    }
+
+    /// Puts what is kept elsewhere before what has come since; all after `from` is there.
+    pub fn load(&mut self, from: Place, kept: Vec<(Place, Bytes)>) {
+        let since = std::mem::take(&mut self.entries);
+        (self.bytes, self.from, self.last) = (0, from, from);
+        for (place, message) in kept.into_iter().chain(since) {
+            self.insert(place, message);
+        }
+    }
+
+    /// Forgets all: something was missed that cannot be had any more.
+    pub fn lose(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.from = Place {
+            ms: u64::MAX,
+            number: u64::MAX,
+        };
+    }
+
+    fn add(&mut self, place: Place, message: Bytes) {
+        self.last = place;
         self.bytes += message.len();
-        self.entries.push_back((self.last, message));
+        self.entries.push_back((place, message));
         while self.entries.len() > EVENTS_MAX || self.bytes > BYTES_MAX {
             let Some((place, message)) = self.entries.pop_front() else {
                 return;
@@ -165,6 +199,21 @@ mod tests {
             let place = Place::parse(elsewhere).unwrap();
             assert_eq!(read(&ring, place), Err(Missed), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_elsewhere_stands_before_what_came_since() {
+        let place = |ms| Place::at(ms);
+        let mut ring = Ring::new(0);
+        assert!(ring.insert(place(30), "c".into()));
+        assert!(!ring.insert(place(30), "c".into()), "told twice");
+        let kept = [(place(20), "b".into()), (place(30), "c".into())];
+        ring.load(place(10), kept.into());
+        ring.insert(place(40), "d".into());
+        assert_eq!(read(&ring, place(10)).unwrap(), ["b", "c", "d"]);
+        assert_eq!(read(&ring, place(9)), Err(Missed));
+        ring.lose();
+        assert_eq!(read(&ring, place(40)), Err(Missed));
     }
 
     #[test]

@@ -43,13 +43,13 @@ const RESOURCES_MAX: usize = 64;
 const RETRY_MS: u64 = 1000;
 
 /// Serves one HTTP request.
-pub(super) fn serve(
+pub(super) async fn serve(
     edge: &Arc<Edge>,
     exchange: &Exchange<'_>,
     context: Context,
     caller: Arc<Caller>,
 ) -> Response {
-    match open(edge, exchange, &context, &caller) {
+    match open(edge, exchange, &context, &caller).await {
         Ok(stream) => {
             record::answered_here(edge, &context, &caller, "", 200);
             let pieces = stream::unfold(stream, |mut stream| async move {
@@ -65,7 +65,7 @@ pub(super) fn serve(
     }
 }
 
-fn open(
+async fn open(
     edge: &Arc<Edge>,
     exchange: &Exchange<'_>,
     context: &Context,
@@ -75,7 +75,8 @@ fn open(
         return Err(Failure::new(Cause::NotAcceptable));
     }
     let wanted = Wanted::read(exchange.query().unwrap_or_default())?;
-    let (reader, begins) = edge.events.open(caller, exchange.header("last-event-id"))?;
+    let last = exchange.header("last-event-id");
+    let (reader, begins) = edge.events.open(caller, last).await?;
     let mut first = VecDeque::new();
     if begins != Begins::Now {
         // Updates of resources are not kept.
@@ -85,7 +86,7 @@ fn open(
             .map(|uri| notification::resource_updated(uri));
         first.extend(all.map(Bytes::from));
     }
-    if begins == Begins::AfterGap {
+    if matches!(begins, Begins::AfterElsewhere | Begins::AfterGap) {
         let lists = [List::Tools, List::Prompts, List::Resources];
         first.extend(lists.map(|list| Bytes::from(notification::list_changed(list))));
     }
@@ -241,7 +242,9 @@ impl Told {
         let id = self.reader.id();
         match begins {
             // Without data it is no event, but a place all the same.
-            Begins::Now | Begins::After => format!("retry: {RETRY_MS}\nid: {id}\n\n").into(),
+            Begins::Now | Begins::After | Begins::AfterElsewhere => {
+                format!("retry: {RETRY_MS}\nid: {id}\n\n").into()
+            }
             Begins::AfterGap => {
                 let event = Event {
                     name: Some("missed".to_owned()),

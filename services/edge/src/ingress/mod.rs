@@ -162,7 +162,7 @@ pub async fn serve(
         }
         Kind::Batch => jsonrpc::serve(edge, exchange, context, caller, jsonrpc::Takes::Many).await,
         Kind::GraphQl => graphql::serve(edge, exchange, context, caller).await,
-        Kind::Events => Some(events::serve(edge, exchange, context, caller)),
+        Kind::Events => Some(events::serve(edge, exchange, context, caller).await),
         Kind::WebSocket => Some(websocket::serve(edge, exchange, context, caller)),
     }
 }
