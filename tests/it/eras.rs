@@ -325,14 +325,14 @@ async fn a_killed_edge_loses_no_session_and_answers_find_their_call_at_another()
 }
 
 /// An edge beside the fleet's own, over the same store.
-struct SecondEdge {
-    url: String,
+pub(crate) struct SecondEdge {
+    pub(crate) url: String,
     _process: Child,
     _said: Lines<BufReader<ChildStderr>>,
 }
 
 impl SecondEdge {
-    async fn start(fleet: &Fleet) -> Result<SecondEdge> {
+    pub(crate) async fn start(fleet: &Fleet) -> Result<SecondEdge> {
         let mut process = Command::new(binary("sweetmcp-edge")?)
             .arg("--config")
             .arg(fleet.config())

@@ -186,6 +186,30 @@ pub(crate) static PATTERN: Rule = Rule {
     guess: no_guess,
 };
 
+/// The name of a tenant, as tokens have it.
+pub(crate) static TENANT: Rule = Rule {
+    kind: "tenant",
+    allowed: "a tenant's name of 1 to 256 bytes, or * for all others",
+    example: "acme",
+    length_min: 1,
+    length_max: 256,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
+/// Where Redis is.
+pub(crate) static REDIS_URL: Rule = Rule {
+    kind: "url",
+    allowed: "a URL such as \"redis://127.0.0.1:6379/0\", without a password (see password_file)",
+    example: "redis://127.0.0.1:6379",
+    length_min: 9,
+    length_max: 512,
+    pattern: Some("^redis://[^@]+$"),
+    character: |c| c.is_ascii_graphic() && c != '@',
+    guess: no_guess,
+};
+
 /// A SHA-256 digest.
 pub(crate) static DIGEST: Rule = Rule {
     kind: "digest",
