@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::{
     agent, config, deploy, down, drift, loadtest, logs, restart, rollback, rollouts, status, token,
-    top, traffic, up,
+    top, traffic, up, usage,
 };
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
@@ -64,6 +64,7 @@ pub(crate) enum Verb {
     Down(down::DownArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
+    Usage(usage::UsageArgs),
     Token(token::TokenArgs),
     Restart(restart::RestartArgs),
     Config(config::ConfigArgs),
@@ -86,6 +87,7 @@ impl Verb {
             Self::Down(_) => "down",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
+            Self::Usage(_) => "usage",
             Self::Token(_) => "token",
             Self::Restart(_) => "restart",
             Self::Config(_) => "config",
@@ -123,6 +125,7 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Down(args) => Box::pin(down::run(ctx, args)).await,
         Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
         Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
+        Verb::Usage(args) => Box::pin(usage::run(ctx, args)).await,
         Verb::Token(args) => Box::pin(token::run(ctx, args)).await,
         Verb::Restart(args) => Box::pin(restart::run(ctx, args)).await,
         Verb::Config(args) => config::run(ctx, args),
@@ -227,6 +230,7 @@ mod tests {
         down      Stop the fleet: edges finish their requests, then apps
         status    Show the fleet: addresses, instances, traffic
         logs      Show what the instances have written
+        usage     Show who has called what, how often, and what it cost
         token     Sign a token that the edges accept
         restart   Replace instances without losing a request
         config    Show what can be configured, or check a file

@@ -19,6 +19,7 @@ mod token;
 mod top;
 mod traffic;
 mod up;
+mod usage;
 
 mod agent;
 mod tui;

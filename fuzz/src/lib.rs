@@ -523,3 +523,15 @@ pub fn openapi(data: &[u8]) {
         assert!(operation.result(&response)["content"].is_array());
     }
 }
+
+/// The `Priority` header: whatever stands before it, the last urgency counts.
+pub fn priority(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    assert!(policy::fair::urgency(text) <= policy::fair::URGENCY_MAX);
+    for urgency in 0..=policy::fair::URGENCY_MAX {
+        let header = format!("{text}, u={urgency}");
+        assert_eq!(policy::fair::urgency(&header), urgency, "{header:?}");
+    }
+}

@@ -14,6 +14,7 @@ mod configuration;
 mod deploys;
 mod eras;
 mod events;
+mod fairness;
 mod front_doors;
 mod hostile;
 mod listening;

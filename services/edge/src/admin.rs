@@ -106,7 +106,7 @@ fn status(edge: &Edge) -> EdgeStatus {
         name: edge.name.instance.clone(),
         release: edge.name.release.clone(),
         config_digest: edge.name.config_digest.clone(),
-        in_flight: edge.admission.in_flight() as u64,
+        in_flight: edge.admission.figures().in_flight as u64,
         rss_bytes: usage.rss_bytes,
         cpu_ms: usage.cpu_ms,
         tools: edge.counters.tools(),

@@ -7,6 +7,7 @@ use http::Method;
 use mcp::headers::{DEADLINE_MS, RELEASE};
 use mcp::{FrontDoor, Revision};
 use policy::deadline::Deadline;
+use policy::fair;
 use telemetry::RequestId;
 use telemetry::trace::TraceContext;
 
@@ -31,6 +32,8 @@ pub struct Context {
     pub http: Option<(Method, &'static str)>,
     /// The revision of MCP that the client speaks, where it speaks MCP.
     pub revision: Option<Revision>,
+    /// How urgent the client says it is among its tenant's calls, from 0 (RFC 9218).
+    pub urgency: u8,
     /// When nobody waits any more.
     pub deadline: Deadline,
     /// What a release split should hold on to: the session, where there is one.
@@ -66,6 +69,9 @@ impl Context {
             protocol,
             http: Some((exchange.method().clone(), exchange.route)),
             revision: None,
+            urgency: exchange
+                .header("priority")
+                .map_or(fair::URGENCY_DEFAULT, fair::urgency),
             deadline: deadline(edge, asked.map(Duration::from_millis), exchange.started),
             sticky: None,
             pinned,
@@ -93,6 +99,7 @@ impl Context {
             protocol: FrontDoor::Capnp,
             http: None,
             revision: None,
+            urgency: fair::URGENCY_DEFAULT,
             deadline: deadline(edge, asked, started),
             sticky: None,
             pinned: None,

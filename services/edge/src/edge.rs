@@ -20,8 +20,10 @@ use crate::exchange::Room;
 use crate::fleet::FleetView;
 use crate::identity::{Identity, Rules};
 use crate::ingress::{Sessions, Sockets};
+use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::metrics::EdgeMetrics;
+use crate::shared::Shared;
 use crate::tools::Searched;
 
 /// A runtime that runs no task for this long is stuck.
@@ -58,6 +60,10 @@ pub struct Edge {
     pub legacy: OnceLock<Sessions>,
     /// WebSocket connections; set with them.
     pub sockets: OnceLock<Sockets>,
+    /// The account of calls, if it is kept; set as soon as the state folder is known.
+    pub ledger: OnceLock<Arc<Ledger>>,
+    /// The rate that is kept with other edges, if it is.
+    pub shared: OnceLock<Arc<Shared>>,
     /// May they now.
     pub admission: Admission,
     /// Where to.
@@ -109,6 +115,8 @@ impl Edge {
             sessions: read_session_keys(&settings)?,
             legacy: OnceLock::new(),
             sockets: OnceLock::new(),
+            shared: OnceLock::new(),
+            ledger: OnceLock::new(),
             admission: Admission::new(&settings, now).context("edge.rate")?,
             fleet: FleetView::new(&settings),
             turns: Turns::new(rand::random()),
@@ -138,6 +146,13 @@ impl Edge {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.watchdog.check().is_ok()
+    }
+
+    /// Whether some tenant has a quota.
+    #[must_use]
+    pub fn has_quotas(&self) -> bool {
+        let quota = &self.settings.quota;
+        !quota.hard.is_empty() || !quota.soft.is_empty()
     }
 
     /// Whether a trace that begins here is sampled.

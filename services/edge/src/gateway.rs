@@ -101,8 +101,11 @@ pub async fn run_telling(
     }
     let mut record = record::Record::begin(edge, context, caller, &call);
     let answer = async {
-        // May this caller do this now? Frees its place when dropped.
-        let permit = admission::admit(edge, caller, &call.method)?;
+        // May this caller do this now? It may have to wait for a place, which is free again when the permit is dropped.
+        let tool = record.tool();
+        let admitting = admission::admit(edge, context, caller, &call, tool);
+        let (permit, admitted) = admitting.await?;
+        record.admitted(admitted);
         if let Some(stand_in) = stand_in {
             return tools::answer(edge, context, caller, call, stand_in, permit, &mut record).await;
         }
@@ -112,7 +115,10 @@ pub async fn run_telling(
         bridge::send(edge, context, caller, route, &mut record, told).await
     }
     .await;
-    record.end(&answer, told);
+    // A call that was answered is in the account, come what may.
+    if let (Some(number), Some(ledger)) = (record.end(&answer, told), edge.ledger.get()) {
+        ledger.written(number).await;
+    }
     answer
 }
 

@@ -19,12 +19,15 @@ mod gaps;
 mod gateway;
 mod identity;
 mod ingress;
+mod ledger;
 mod life;
 mod listen;
 mod metrics;
 mod record;
+mod room;
 mod route;
 mod server;
+mod shared;
 mod stream;
 mod tools;
 mod transport;
@@ -45,8 +48,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::edge::{Edge, Name};
+use crate::ledger::Ledger;
 use crate::listen::Sockets;
 use crate::server::{Front, Port};
+use crate::shared::Shared;
 
 /// Gateway of a SweetMCP fleet.
 #[derive(Debug, Parser)]
@@ -124,6 +129,17 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     let store = Store::open_sqlite(&state.join("store.db"))
         .await
         .context("cannot open the store")?;
+    if edge.settings.usage.keep || edge.has_quotas() {
+        let now = registry::unix_ms() / 1000;
+        let ledger = Ledger::open(&state, &edge.name.instance, &edge.settings, now)
+            .context("cannot open the account of calls")?;
+        tokio::spawn(Arc::clone(&ledger).follow());
+        let _ = edge.ledger.set(ledger);
+    }
+    let share = edge.settings.redis.share.unwrap_or(settings.fleet.edges);
+    if let Some(shared) = Shared::start(&edge.settings, share)? {
+        let _ = edge.shared.set(shared);
+    }
     let _ = edge.legacy.set(ingress::host(&edge, store.clone()));
     let _ = edge.sockets.set(ingress::Sockets::new(&edge));
 
@@ -186,6 +202,9 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
         );
     }
     capnp.finish();
+    if let Some(ledger) = edge.ledger.get() {
+        ledger.close();
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use telemetry::{
-    CounterFamily, GaugeFamily, HistogramFamily, IntGauge, LATENCY_BUCKETS_SECONDS, MetricError,
-    Metrics,
+    CounterFamily, GaugeFamily, HistogramFamily, IntCounter, IntGauge, LATENCY_BUCKETS_SECONDS,
+    MetricError, Metrics,
 };
 
 use crate::edge::{Edge, Name};
@@ -27,6 +27,15 @@ pub struct EdgeMetrics {
     attempts: CounterFamily,
     refused: CounterFamily,
     in_flight: IntGauge,
+    waiting: IntGauge,
+    limit: IntGauge,
+    shed: CounterFamily,
+    queue_seconds: HistogramFamily,
+    rate_shared: IntGauge,
+    quota_exceeded: IntCounter,
+    quota_soft: IntGauge,
+    usage_unwritten: IntGauge,
+    usage_lost: IntGauge,
     backends: GaugeFamily,
 }
 
@@ -71,6 +80,42 @@ impl EdgeMetrics {
                 &[("protocol", 8), ("cause", 40)],
             )?,
             in_flight: registry.gauge("sweetmcp_edge_in_flight", "Calls under way.")?,
+            waiting: registry.gauge("sweetmcp_edge_waiting", "Calls that wait for a place.")?,
+            limit: registry.gauge(
+                "sweetmcp_edge_concurrency_limit",
+                "Calls that may be under way; follows latency if edge.concurrency.adaptive is set.",
+            )?,
+            shed: registry.counters(
+                "sweetmcp_edge_shed_total",
+                "Calls that got no place, by reason (full, waited, deadline) and class of their tool.",
+                &[("reason", 3), ("class", 3)],
+            )?,
+            queue_seconds: registry.histograms(
+                "sweetmcp_edge_queue_duration_seconds",
+                "How long calls that got a place had waited for it, by class of their tool.",
+                &LATENCY_BUCKETS_SECONDS,
+                &[("class", 3)],
+            )?,
+            rate_shared: registry.gauge(
+                "sweetmcp_edge_rate_shared",
+                "1 while rates are kept with other edges through Redis, 0 while each edge keeps its own.",
+            )?,
+            quota_exceeded: registry.counter(
+                "sweetmcp_edge_quota_exceeded_total",
+                "Calls refused because their tenant had used up its hard quota of the day.",
+            )?,
+            quota_soft: registry.gauge(
+                "sweetmcp_edge_quota_soft_passed",
+                "Times that a tenant has passed its soft quota of a day, since the start.",
+            )?,
+            usage_unwritten: registry.gauge(
+                "sweetmcp_edge_usage_unwritten",
+                "Calls that are not in the account on disk yet; lasting, the disk takes nothing.",
+            )?,
+            usage_lost: registry.gauge(
+                "sweetmcp_edge_usage_lost",
+                "Calls that never came into the account because the disk took nothing for too long, since the start.",
+            )?,
             backends: registry.gauges(
                 "sweetmcp_edge_backends",
                 "App instances as this edge sees them.",
@@ -104,6 +149,23 @@ impl EdgeMetrics {
         self.attempts.with(&[release, outcome]).inc();
     }
 
+    /// A call got a place.
+    pub fn queued(&self, class: &str, waited: Duration) {
+        self.queue_seconds
+            .with(&[class])
+            .observe(waited.as_secs_f64());
+    }
+
+    /// A call was refused for its tenant's hard quota.
+    pub fn quota_exceeded(&self) {
+        self.quota_exceeded.inc();
+    }
+
+    /// A call got no place.
+    pub fn shed(&self, reason: &str, class: &str) {
+        self.shed.with(&[reason, class]).inc();
+    }
+
     /// A request never became a call.
     pub fn refused(&self, protocol: &str, cause: &str) {
         self.refused.with(&[protocol, cause]).inc();
@@ -111,8 +173,26 @@ impl EdgeMetrics {
 
     /// Takes the readings that are taken when somebody looks.
     pub fn observe(&self, edge: &Edge) {
-        self.in_flight
-            .set(i64::try_from(edge.admission.in_flight()).unwrap_or(i64::MAX));
+        let figures = edge.admission.figures();
+        for (gauge, value) in [
+            (&self.in_flight, figures.in_flight),
+            (&self.waiting, figures.waiting),
+            (&self.limit, figures.limit),
+        ] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        let shared = edge.shared.get().is_some_and(|shared| shared.is_here());
+        self.rate_shared.set(shared.into());
+        if let Some(ledger) = edge.ledger.get() {
+            let (unwritten, lost) = ledger.unwritten();
+            for (gauge, value) in [
+                (&self.usage_unwritten, unwritten as u64),
+                (&self.usage_lost, lost),
+                (&self.quota_soft, ledger.soft_passed()),
+            ] {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        }
         let backends = edge.fleet.view().backend_status();
         for state in ["ready", "ejected", "draining"] {
             let count = backends

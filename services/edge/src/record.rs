@@ -7,6 +7,7 @@ use mcp::{Call, Failure, FrontDoor, Id, Outcome, Reply};
 use telemetry::AccessLine;
 use telemetry::trace::{Span, SpanKind, TraceContext, tracer};
 
+use crate::admission::Admitted;
 use crate::context::Context;
 use crate::counters::Ended;
 use crate::edge::Edge;
@@ -30,6 +31,7 @@ pub struct Record<'a> {
     tool: Option<String>,
     bytes_in: usize,
     attempts: u32,
+    admitted: Option<Admitted>,
     /// For calls that have no end of their own: how long their beginning took.
     opened: Option<Duration>,
     backend: Option<(Arc<str>, Arc<str>)>,
@@ -65,10 +67,21 @@ impl<'a> Record<'a> {
             tool: edge.catalogue.load().label(call).map(str::to_owned),
             bytes_in: call.body.len(),
             attempts: 0,
+            admitted: None,
             opened: None,
             backend: None,
             ended: false,
         }
+    }
+
+    /// The tool, if it is one of the catalogue's.
+    pub fn tool(&self) -> Option<&str> {
+        self.tool.as_deref()
+    }
+
+    /// The call was let in.
+    pub fn admitted(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
     }
 
     /// An attempt begins; its number, from 1.
@@ -84,7 +97,8 @@ impl<'a> Record<'a> {
     }
 
     /// Tells how the call ended, after what it has told.
-    pub fn end(mut self, answer: &Result<Reply, Failure>, told: &Told) {
+    /// Its number in the account, which is to be waited for before the answer goes out.
+    pub fn end(mut self, answer: &Result<Reply, Failure>, told: &Told) -> Option<u64> {
         self.ended = true;
         match answer {
             Ok(reply) => {
@@ -93,15 +107,24 @@ impl<'a> Record<'a> {
                     Outcome::ToolError => Ended::ToolFailed,
                     Outcome::Error => Ended::Failed,
                 };
+                let bytes = told.bytes() + reply.body.len();
+                // How long a client listens, and what no instance answered, says nothing of how long calls take.
+                let sent = self.attempts > 0 && self.opened.is_none();
+                if let Some(admitted) = self.admitted.as_ref().filter(|_| sent) {
+                    let kind = self.tool.as_deref().unwrap_or(self.method);
+                    self.edge
+                        .admission
+                        .answered(kind, admitted.at.elapsed(), bytes);
+                }
                 let origin = if ended == Ended::Well { "" } else { "upstream" };
                 self.tell(
                     Some(ended),
                     reply.outcome.as_str(),
                     origin,
                     Some(reply.status),
-                    told.bytes() + reply.body.len(),
+                    bytes,
                     "",
-                );
+                )
             }
             Err(failure) => {
                 let cause = failure.cause;
@@ -113,7 +136,7 @@ impl<'a> Record<'a> {
                     Some(cause.http_status()),
                     told.bytes(),
                     &failure.message,
-                );
+                )
             }
         }
     }
@@ -126,7 +149,7 @@ impl<'a> Record<'a> {
         status: Option<u16>,
         bytes_out: usize,
         detail: &str,
-    ) {
+    ) -> Option<u64> {
         let took = self.opened.unwrap_or_else(|| self.began.elapsed());
         let protocol = self.context.protocol;
         // A client that went away proves nothing about a tool or a release.
@@ -176,6 +199,27 @@ impl<'a> Record<'a> {
             ..AccessLine::default()
         }
         .emit();
+        self.account(ended != Some(Ended::Well), bytes_out, took)
+    }
+
+    /// Enters the call into the account: each that was let in and sent to an instance, whatever came of it.
+    fn account(&self, failed: bool, bytes_out: usize, took: Duration) -> Option<u64> {
+        let ledger = self.edge.ledger.get()?;
+        let admitted = self.admitted.as_ref().filter(|_| self.attempts > 0)?;
+        let entry = account::Entry {
+            tenant: self.caller.tenant.clone(),
+            subject: self.caller.subject.clone(),
+            tool: self.tool.as_deref().unwrap_or(self.method).to_owned(),
+            sums: account::Sums {
+                calls: 1,
+                failed: failed.into(),
+                cost: admitted.cost.into(),
+                bytes_in: self.bytes_in as u64,
+                bytes_out: bytes_out as u64,
+                time_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            },
+        };
+        Some(ledger.note(entry, registry::unix_ms() / 1000))
     }
 }
 

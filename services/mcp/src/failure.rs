@@ -104,6 +104,8 @@ causes! {
     MediaType        -31415   415  "UNSUPPORTED_MEDIA_TYPE" Client   false "Content-Type must be application/json";
     /// Past the caller's rate.
     RateLimited      -31429   429  "RATE_LIMITED"           Policy   true  "rate limit exceeded";
+    /// Past what the caller's tenant may use today.
+    QuotaExceeded    -31429   429  "QUOTA_EXCEEDED"         Policy   true  "the quota of this tenant is used up for today";
     /// The session is unknown, expired, or another principal's.
     SessionUnknown   -31404   404  "SESSION_UNKNOWN"        Client   true  "unknown session: initialize again";
     /// No such path.

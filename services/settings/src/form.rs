@@ -579,3 +579,87 @@ impl Variables {
         }
     }
 }
+
+/// Whole numbers by name, as a table, or in the environment as `name=number,name=number`.
+pub(crate) struct Numbers {
+    pub(crate) name: &'static Rule,
+    pub(crate) entries_max: usize,
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+}
+
+impl Form for Numbers {
+    type Checked = BTreeMap<String, u64>;
+
+    fn check(&self, found: &Found) -> Result<Self::Checked, Wrong> {
+        let wrong = |part: Option<&Found>, allowed: String| Wrong {
+            part: part.cloned(),
+            allowed: Some(allowed),
+            write: None,
+        };
+        let entries: Vec<(String, Option<i128>, Option<&Found>)> = match &found.value {
+            Value::Table(entries) => {
+                let number = |entry: &Found| match entry.value {
+                    Value::Integer(number) => Some(number),
+                    _ => None,
+                };
+                let entry = |(name, entry)| (String::clone(name), number(entry), Some(entry));
+                entries.iter().map(entry).collect()
+            }
+            Value::Text(text) => {
+                let parts = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty());
+                let entry = |part: &str| {
+                    let (name, number) = part.rsplit_once('=').unwrap_or((part, ""));
+                    (name.trim().to_owned(), number.trim().parse().ok(), None)
+                };
+                parts.map(entry).collect()
+            }
+            _ => return Err(Wrong::default()),
+        };
+        within(entries.len(), &0, &self.entries_max)?;
+        let mut numbers = BTreeMap::new();
+        for (name, number, part) in entries {
+            if !self.name.accepts(&name) {
+                return Err(wrong(part, format!("as a name {}", self.name.allowed)));
+            }
+            let number = number
+                .and_then(|number| u64::try_from(number).ok())
+                .filter(|number| (self.min..=self.max).contains(number));
+            let Some(number) = number else {
+                let allowed = format!("a whole number from {} to {}", self.min, self.max);
+                return Err(wrong(part, format!("for {name} {allowed}")));
+            };
+            numbers.insert(name, number);
+        }
+        Ok(numbers)
+    }
+
+    fn show(&self, checked: &Self::Checked) -> Json {
+        let entry = |(name, number): (&String, &u64)| (name.clone(), Json::from(*number));
+        checked.iter().map(entry).collect()
+    }
+
+    fn shape(&self) -> Shape {
+        let (min, max, name) = (self.min, self.max, self.name.example);
+        Shape {
+            kind: "numbers",
+            allowed: format!(
+                "a table of at most {} whole numbers from {min} to {max} by name, such as {{ {name:?} = {} }}; in the environment {name}={}",
+                self.entries_max,
+                self.max.min(4),
+                self.max.min(4)
+            ),
+            example: json!({name: self.max.min(4)}),
+            syntax: Syntax::Map,
+            schema: json!({
+                "type": "object",
+                "propertyNames": {"maxLength": self.name.length_max},
+                "additionalProperties": {"type": "integer", "minimum": min, "maximum": max},
+                "maxProperties": self.entries_max,
+            }),
+        }
+    }
+}

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::form::{
-    Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Optional, Ratio, Shape,
-    Size, Text, Variables,
+    Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Numbers, Optional, Ratio,
+    Shape, Size, Text, Variables,
 };
 use crate::reader::Reader;
 use crate::secret::Secret;
@@ -177,6 +177,86 @@ section! {
         per_second: u32 = Count::<u32> { min: 1, max: 1_000_000 }, number(200);
         /// Calls at once.
         burst: u32 = Count::<u32> { min: 1, max: 1_000_000 }, number(400);
+    }
+}
+
+section! {
+    /// `[edge.queue]`: calls that wait for a place, dealt fairly between tenants.
+    EdgeQueue "edge.queue" {
+        /// Calls that may wait for a place at once; past it the least important call of the tenant with the most waiting gets
+        /// a retryable 503. 0 lets none wait.
+        waiting_max: usize = Count::<usize> { min: 0, max: 65_536 }, number(1024);
+        /// How long a call may wait in a queue that was empty a moment ago; a queue that was not for so long is an overload.
+        interval: Duration = millis(1, 60), text("100ms");
+        /// How long a call may wait while there is an overload, before it gets a retryable 503.
+        target: Duration = millis(1, 60), text("4ms");
+        /// How long the most important waiting call of each tenant may wait, whatever the load.
+        wait_max: Duration = millis(1, 60), text("1s");
+        /// Tenants' weights: a tenant of weight 2 gets twice as many places as one of weight 1 while both want more. `*` is
+        /// for all others; 1 if it is not set.
+        weights: BTreeMap<String, u64> = Numbers { name: &text::TENANT, entries_max: 1024, min: 1, max: 100 }, Some(Value::Table(BTreeMap::new()));
+        /// Tools whose calls go before their tenant's others, at half the cost; `*` at the end for all that begin so.
+        critical: Vec<String> = List { item: Text(&text::PATTERN), length_min: 0, length_max: 256 }, empty();
+        /// Tools whose calls go after their tenant's others, at twice the cost.
+        background: Vec<String> = List { item: Text(&text::PATTERN), length_min: 0, length_max: 256 }, empty();
+    }
+}
+
+section! {
+    /// `[edge.concurrency]`: how many calls may be under way, by what latency shows.
+    EdgeConcurrency "edge.concurrency" {
+        /// Whether the limit follows latency; else it is always `edge.http.in_flight_max`, which is the highest in any case.
+        adaptive: bool = Flag, Some(Value::Flag(true));
+        /// The limit is never lower.
+        limit_min: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(64);
+        /// How many times longer than usual the middle call may take before the limit falls.
+        tolerance: f64 = Ratio { min: 1.1, max: 100.0 }, Some(Value::Float(2.0));
+    }
+}
+
+section! {
+    /// `[edge.cost]`: what calls cost, for rates, shares and quotas.
+    EdgeCost "edge.cost" {
+        /// What a call of a tool costs, `*` at the end for all that begin so; 1 if no name fits.
+        tools: BTreeMap<String, u64> = Numbers { name: &text::PATTERN, entries_max: 1024, min: 1, max: 1000 }, Some(Value::Table(BTreeMap::new()));
+        /// Whether tools that are not named in `tools` cost what their calls take: 1, one more for each 100 ms, and one more
+        /// for each 64 KiB.
+        learn: bool = Flag, Some(Value::Flag(false));
+    }
+}
+
+section! {
+    /// `[edge.quota]`: what a tenant may use in a day (UTC), in units of cost.
+    EdgeQuota "edge.quota" {
+        /// Past it, calls are refused until the next day; `*` is for each tenant that is not named.
+        hard: BTreeMap<String, u64> = Numbers { name: &text::TENANT, entries_max: 1024, min: 1, max: 1 << 50 }, Some(Value::Table(BTreeMap::new()));
+        /// Past it, one warning is logged and counted.
+        soft: BTreeMap<String, u64> = Numbers { name: &text::TENANT, entries_max: 1024, min: 1, max: 1 << 50 }, Some(Value::Table(BTreeMap::new()));
+    }
+}
+
+section! {
+    /// `[edge.usage]`: the account of calls that `sweetops usage` shows.
+    EdgeUsage "edge.usage" {
+        /// Whether it is kept. Quotas need it.
+        keep: bool = Flag, Some(Value::Flag(true));
+        /// How long days are kept.
+        retention: Duration = seconds(86_400, 3660 * 86_400), text("9600h");
+    }
+}
+
+section! {
+    /// `[edge.redis]`: the store through which several edges keep one rate.
+    EdgeRedis "edge.redis" {
+        /// Where Redis is; without one each edge keeps its own buckets.
+        url: Option<String> = Optional(Text(&text::REDIS_URL)), none();
+        /// A file with the password; it is read for every connection, so that it can be rotated.
+        password_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// How long an answer may take before the edge goes on with its own share of the rate.
+        timeout: Duration = millis(1, 10), text("50ms");
+        /// Edges that share the rate: what one of them allows while Redis is away is the rate divided by it. The fleet's
+        /// edges if it is not set.
+        share: Option<u32> = Optional(Count::<u32> { min: 1, max: 1000 }), none();
     }
 }
 
@@ -600,6 +680,12 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeAuth::rows,
         EdgeSession::rows,
         EdgeRate::rows,
+        EdgeQueue::rows,
+        EdgeConcurrency::rows,
+        EdgeCost::rows,
+        EdgeQuota::rows,
+        EdgeUsage::rows,
+        EdgeRedis::rows,
         EdgeBalance::rows,
         EdgeGraphql::rows,
         EdgeCapnp::rows,

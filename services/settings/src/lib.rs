@@ -26,9 +26,9 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 pub use keys::{
-    ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeEvents, EdgeGraphql,
-    EdgeHttp, EdgeRate, EdgeRedis, EdgeSearch, EdgeSession, EdgeWebsocket, Fleet, Grant, LogFormat,
-    Pinning, SearchMode, Telemetry,
+    ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeConcurrency, EdgeCost,
+    EdgeEvents, EdgeGraphql, EdgeHttp, EdgeQueue, EdgeQuota, EdgeRate, EdgeRedis, EdgeSearch,
+    EdgeSession, EdgeUsage, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, SearchMode, Telemetry,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -78,6 +78,18 @@ pub struct Edge {
     pub session: EdgeSession,
     /// Each principal's bucket.
     pub rate: EdgeRate,
+    /// Calls that wait for a place.
+    pub queue: EdgeQueue,
+    /// How many may be under way.
+    pub concurrency: EdgeConcurrency,
+    /// What calls cost.
+    pub cost: EdgeCost,
+    /// What a tenant may use in a day.
+    pub quota: EdgeQuota,
+    /// The account of calls.
+    pub usage: EdgeUsage,
+    /// The store through which several edges keep one rate.
+    pub redis: EdgeRedis,
     /// Attempts and instances.
     pub balance: EdgeBalance,
     /// Bounds on GraphQL documents.
@@ -380,6 +392,12 @@ impl Settings {
         edge.auth.show(&mut out);
         edge.session.show(&mut out);
         edge.rate.show(&mut out);
+        edge.queue.show(&mut out);
+        edge.concurrency.show(&mut out);
+        edge.cost.show(&mut out);
+        edge.quota.show(&mut out);
+        edge.usage.show(&mut out);
+        edge.redis.show(&mut out);
         edge.balance.show(&mut out);
         edge.graphql.show(&mut out);
         edge.capnp.show(&mut out);
@@ -669,6 +687,12 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let auth = EdgeAuth::read(reader);
     let session = EdgeSession::read(reader);
     let rate = EdgeRate::read(reader);
+    let queue = EdgeQueue::read(reader);
+    let concurrency = EdgeConcurrency::read(reader);
+    let cost = EdgeCost::read(reader);
+    let quota = EdgeQuota::read(reader);
+    let usage = EdgeUsage::read(reader);
+    let redis = EdgeRedis::read(reader);
     let balance = EdgeBalance::read(reader);
     let graphql = EdgeGraphql::read(reader);
     let capnp = EdgeCapnp::read(reader);
@@ -695,6 +719,12 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         auth: auth?,
         session: session?,
         rate: rate?,
+        queue: queue?,
+        concurrency: concurrency?,
+        cost: cost?,
+        quota: quota?,
+        usage: usage?,
+        redis: redis?,
         balance: balance?,
         graphql: graphql?,
         capnp: capnp?,

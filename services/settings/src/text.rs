@@ -186,6 +186,18 @@ pub(crate) static PATTERN: Rule = Rule {
     guess: no_guess,
 };
 
+/// The name of a tenant, as tokens have it.
+pub(crate) static TENANT: Rule = Rule {
+    kind: "tenant",
+    allowed: "a tenant's name of 1 to 256 bytes, or * for all others",
+    example: "acme",
+    length_min: 1,
+    length_max: 256,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
 /// Where Redis is.
 pub(crate) static REDIS_URL: Rule = Rule {
     kind: "url",

@@ -22,9 +22,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("translate", &["mcp"]),
     ("legacy", &["mcp", "store"]),
     ("registry", &["store"]),
+    ("account", &[]),
     (
         "edge",
         &[
+            "account",
             "admin-api",
             "legacy",
             "mcp",
@@ -54,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "account",
             "admin-api",
             "mcp",
             "registry",
