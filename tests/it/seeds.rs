@@ -19,6 +19,7 @@ fn every_seed_holds() {
         ("capnp", targets::capnp),
         ("configuration", targets::configuration),
         ("openapi", targets::openapi),
+        ("search", targets::search),
     ] {
         let mut seeds = 0;
         for entry in fs::read_dir(folder.join(name)).unwrap().flatten() {
