@@ -535,3 +535,38 @@ pub fn priority(data: &[u8]) {
         assert_eq!(policy::fair::urgency(&header), urgency, "{header:?}");
     }
 }
+
+/// Searches for tools: a first line is the query, each further one a tool (name, tab, description).
+pub fn search(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.lines();
+    let query = lines.next().unwrap_or_default();
+    let documents: Vec<search::Document<'_>> = lines
+        .take(64)
+        .map(|line| {
+            let (name, description) = line.split_once('\t').unwrap_or((line, ""));
+            search::Document {
+                name,
+                description,
+                ..search::Document::default()
+            }
+        })
+        .collect();
+    for word in search::words::words(query) {
+        assert!(!word.is_empty(), "a word of nothing");
+    }
+    let index = search::Index::new(documents.iter().copied());
+    let found = index.find(query, 5);
+    assert!(found.len() <= 5, "more than was asked for");
+    assert!(
+        found.windows(2).all(|pair| pair[0].score >= pair[1].score),
+        "not the best first"
+    );
+    assert!(
+        found
+            .iter()
+            .all(|f| f.at < documents.len() && f.score.is_finite())
+    );
+    let again = search::Index::new(documents.iter().copied()).find(query, 5);
+    assert_eq!(found, again, "the order changes");
+}

@@ -20,6 +20,7 @@ fn every_seed_holds() {
         ("configuration", targets::configuration),
         ("openapi", targets::openapi),
         ("priority", targets::priority),
+        ("search", targets::search),
     ] {
         let mut seeds = 0;
         for entry in fs::read_dir(folder.join(name)).unwrap().flatten() {

@@ -19,6 +19,8 @@ struct Seen {
     called: Value,
     in_graphql: bool,
     in_session: bool,
+    found: bool,
+    by_the_way: Value,
 }
 
 async fn look(fleet: &Fleet, token: &str) -> Result<Seen> {
@@ -37,7 +39,10 @@ async fn look(fleet: &Fleet, token: &str) -> Result<Seen> {
     let names_listed = names(&listed)?;
     ensure!(names_listed.iter().any(|n| n == "time_now"), "{listed}");
     let arguments = json!({"name": HIDDEN, "arguments": {"text": "a", "algorithm": "sha256"}});
-    let called = client.mcp(&ends.mcp, "tools/call", arguments).await?.json;
+    let called = client
+        .mcp(&ends.mcp, "tools/call", arguments.clone())
+        .await?
+        .json;
     let query = json!({"query": "{ __schema { queryType { fields { name } } } }"});
     let schema = client.post_json(&ends.graphql, &query).await?.text;
 
@@ -51,11 +56,30 @@ async fn look(fleet: &Fleet, token: &str) -> Result<Seen> {
         .header("mcp-session-id", begun.header("mcp-session-id"))
         .json(&list);
     let old = client.send(request).await?;
+    // By way of the tools that stand in for a long list.
+    let stand_in = async |name: &str, arguments: Value| {
+        let params = json!({"name": name, "arguments": arguments});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let request = client.post(&ends.jsonrpc).json(&body);
+        client
+            .send(request.header("sweetmcp-tools", "search"))
+            .await
+    };
+    let found = stand_in("find_tools", json!({"query": "ledger digest", "limit": 20})).await?;
+    ensure!(
+        found.json["result"]["structuredContent"]["tools"].is_array(),
+        "{}",
+        found.text
+    );
+    let by_the_way = stand_in("call_tool", arguments.clone()).await?.json;
+
     Ok(Seen {
         listed: names_listed.iter().any(|name| name == HIDDEN),
         called,
         in_graphql: schema.contains(HIDDEN),
         in_session: old.text.contains(HIDDEN),
+        found: found.text.contains(HIDDEN),
+        by_the_way,
     })
 }
 
@@ -74,13 +98,15 @@ async fn a_plugin_with_scopes_is_shown_to_who_has_one_of_them() -> Result<()> {
         let token = fleet.mint(&flags).await?;
         let seen = look(&fleet, &token).await?;
         assert_eq!(
-            (seen.listed, seen.in_graphql, seen.in_session),
-            (may, may, may),
+            (seen.listed, seen.in_graphql, seen.in_session, seen.found),
+            (may, may, may, may),
             "{scopes:?}"
         );
-        match may {
-            true => assert_eq!(seen.called["result"]["isError"], false, "{}", seen.called),
-            false => assert_eq!(seen.called["error"]["code"], -32602, "{}", seen.called),
+        for called in [&seen.called, &seen.by_the_way] {
+            match may {
+                true => assert_eq!(called["result"]["isError"], false, "{called}"),
+                false => assert_eq!(called["error"]["code"], -32602, "{called}"),
+            }
         }
     }
     Ok(())
