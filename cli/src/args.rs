@@ -12,8 +12,8 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::{
-    agent, config, deploy, down, drift, loadtest, logs, restart, rollback, rollouts, status, token,
-    top, traffic, up,
+    agent, config, deploy, down, drift, loadtest, logs, plugins, restart, rollback, rollouts,
+    status, token, top, traffic, up,
 };
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
@@ -66,6 +66,7 @@ pub(crate) enum Verb {
     Logs(logs::LogsArgs),
     Token(token::TokenArgs),
     Restart(restart::RestartArgs),
+    Plugin(plugins::PluginArgs),
     Config(config::ConfigArgs),
     #[command(hide = true)]
     Agent(agent::AgentArgs),
@@ -88,6 +89,7 @@ impl Verb {
             Self::Logs(_) => "logs",
             Self::Token(_) => "token",
             Self::Restart(_) => "restart",
+            Self::Plugin(_) => "plugin",
             Self::Config(_) => "config",
             Self::Agent(_) => "agent",
         }
@@ -125,6 +127,7 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
         Verb::Token(args) => Box::pin(token::run(ctx, args)).await,
         Verb::Restart(args) => Box::pin(restart::run(ctx, args)).await,
+        Verb::Plugin(args) => Box::pin(plugins::run(ctx, args)).await,
         Verb::Config(args) => config::run(ctx, args),
         Verb::Agent(args) => Box::pin(agent::run(ctx, args)).await,
     }

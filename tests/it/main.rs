@@ -10,12 +10,14 @@ mod tidy;
 
 mod adoption;
 mod clients;
+mod components;
 mod configuration;
 mod deploys;
 mod eras;
 mod front_doors;
 mod hostile;
 mod loadtest;
+mod pinned;
 mod seeds;
 mod supervision;
 mod telling;

@@ -308,9 +308,9 @@ section! {
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
         /// Whether its word on what a tool does (read-only, idempotent) is believed.
         trusted: bool = Flag, Some(Value::Flag(false));
-        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new: `off`
-        /// nothing, `report` a log line, `refuse` it is not served until its digest is approved in the state folder's
-        /// `pins/NAME.json`.
+        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new, and to the
+        /// plugin when a file that it is made of (program, script, component, document) is another: `off` nothing, `report` a
+        /// log line, `refuse` it is not served until `sweetops plugin approve` lets it in.
         pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
