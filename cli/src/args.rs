@@ -12,8 +12,8 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::{
-    agent, config, deploy, down, drift, loadtest, logs, restart, rollback, rollouts, status, token,
-    top, traffic, up, usage,
+    agent, config, deploy, down, drift, loadtest, logs, plugins, restart, rollback, rollouts,
+    status, token, top, traffic, up, usage,
 };
 
 /// Runs a fleet of MCP gateways and apps: start it, watch it, change it.
@@ -67,6 +67,7 @@ pub(crate) enum Verb {
     Usage(usage::UsageArgs),
     Token(token::TokenArgs),
     Restart(restart::RestartArgs),
+    Plugin(plugins::PluginArgs),
     Config(config::ConfigArgs),
     #[command(hide = true)]
     Agent(agent::AgentArgs),
@@ -90,6 +91,7 @@ impl Verb {
             Self::Usage(_) => "usage",
             Self::Token(_) => "token",
             Self::Restart(_) => "restart",
+            Self::Plugin(_) => "plugin",
             Self::Config(_) => "config",
             Self::Agent(_) => "agent",
         }
@@ -128,6 +130,7 @@ pub(crate) async fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Usage(args) => Box::pin(usage::run(ctx, args)).await,
         Verb::Token(args) => Box::pin(token::run(ctx, args)).await,
         Verb::Restart(args) => Box::pin(restart::run(ctx, args)).await,
+        Verb::Plugin(args) => Box::pin(plugins::run(ctx, args)).await,
         Verb::Config(args) => config::run(ctx, args),
         Verb::Agent(args) => Box::pin(agent::run(ctx, args)).await,
     }

@@ -11,6 +11,7 @@ mod down;
 mod drift;
 mod loadtest;
 mod logs;
+mod plugins;
 mod restart;
 mod rollback;
 mod rollouts;

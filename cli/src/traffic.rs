@@ -149,9 +149,10 @@ async fn show(ctx: &Context) -> Result<Exit> {
     ctx.out.report(&view(&fleet)?, Exit::DONE)
 }
 
-type Follower = tokio::sync::watch::Receiver<Arc<Fleet>>;
+pub(crate) type Follower = tokio::sync::watch::Receiver<Arc<Fleet>>;
 
-async fn look(follower: &mut Follower) -> Result<Arc<Fleet>> {
+/// Waits for the first whole look at the fleet.
+pub(crate) async fn look(follower: &mut Follower) -> Result<Arc<Fleet>> {
     tokio::time::timeout(LOOK_MAX, synced(follower))
         .await
         .context("the store did not answer in time")

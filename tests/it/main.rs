@@ -10,6 +10,7 @@ mod tidy;
 
 mod adoption;
 mod clients;
+mod components;
 mod configuration;
 mod deploys;
 mod eras;
@@ -20,6 +21,7 @@ mod hostile;
 mod listening;
 mod loadtest;
 mod matrix;
+mod pinned;
 mod seeds;
 mod sessions;
 mod supervision;

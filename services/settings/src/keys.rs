@@ -439,9 +439,9 @@ section! {
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
         /// Whether its word on what a tool does (read-only, idempotent) is believed.
         trusted: bool = Flag, Some(Value::Flag(false));
-        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new: `off`
-        /// nothing, `report` a log line, `refuse` it is not served until its digest is approved in the state folder's
-        /// `pins/NAME.json`.
+        /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new, and to the
+        /// plugin when a file that it is made of (program, script, component, document) is another: `off` nothing, `report` a
+        /// log line, `refuse` it is not served until `sweetops plugin approve` lets it in.
         pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// Scopes of which a caller's token must grant one to see and use what it offers; none: everybody may.
         scopes: Vec<String> = List { item: Text(&text::SCOPE), length_min: 0, length_max: 16 }, empty();

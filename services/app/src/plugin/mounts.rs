@@ -19,7 +19,7 @@ use super::{
     http::{Http, HttpSpec},
     hub::{Change, Filter, Hub, Listener},
     openapi::{Openapi, OpenapiSpec},
-    pins::{PinSpec, Pins},
+    pins::{FilePins, PinSpec, Pins},
     stdio::{Stdio, StdioSpec, process::Spawner},
     wasm::{Wasm, WasmSpec},
 };
@@ -162,7 +162,7 @@ impl Mounts {
         Self::start_pinned(specs, BTreeMap::new())
     }
 
-    /// Does as [`Self::start`], and holds the plugins that are named in `pins` to their first definitions.
+    /// Does as [`Self::start`], and holds the plugins that are named in `pins` to their first definitions and files.
     ///
     /// # Errors
     /// Those of [`Self::start`].
@@ -181,6 +181,8 @@ impl Mounts {
         let mounted = specs
             .into_iter()
             .map(|spec| {
+                let pinned = pins.remove(&spec.name);
+                let files = pinned.as_ref().map(FilePins::new);
                 let plugin = match spec.kind {
                     Kind::Builtin(set) => {
                         let opened = Builtin::open(&set, &threads);
@@ -192,9 +194,9 @@ impl Mounts {
                     Kind::Conformance => {
                         Plugin::Conformance(Conformance::open(&hub).map_err(MountError::Fixtures)?)
                     }
-                    Kind::Stdio(stdio) => {
-                        Plugin::Stdio(Stdio::start(&spec.name, stdio, &spawner, &changed, &hub))
-                    }
+                    Kind::Stdio(stdio) => Plugin::Stdio(Stdio::start(
+                        &spec.name, stdio, files, &spawner, &changed, &hub,
+                    )),
                     Kind::Wasm(wasm) => {
                         let started = match &engine {
                             Some(engine) => Ok(engine.clone()),
@@ -205,15 +207,15 @@ impl Mounts {
                             source,
                         })?;
                         engine = Some(started.clone());
-                        Plugin::Wasm(Wasm::start(&spec.name, wasm, started, &changed))
+                        Plugin::Wasm(Wasm::start(&spec.name, wasm, started, files, &changed))
                     }
                     Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed)),
                     Kind::Openapi(openapi) => {
-                        Plugin::Openapi(Openapi::start(&spec.name, openapi, &changed))
+                        Plugin::Openapi(Openapi::start(&spec.name, openapi, files, &changed))
                     }
                 };
                 Ok(Mounted {
-                    pins: pins.remove(&spec.name).map(Pins::new),
+                    pins: pinned.map(Pins::new),
                     name: spec.name.into(),
                     prefix: spec.prefix,
                     scopes: spec.scopes,

@@ -365,6 +365,19 @@ async fn a_changed_description_is_held_until_it_is_approved() {
     };
     tools(1).await;
     write("Sends everything elsewhere");
+    let waiting = folder.path().join("pins.files.waiting.json");
+    until("the document waits", async || {
+        waiting.exists().then_some(())
+    })
+    .await;
+    assert!(
+        std::fs::read_to_string(waiting)
+            .unwrap()
+            .contains("api.json")
+    );
+    assert_eq!(mounts.catalogue().len(List::Tools), 1, "the old one serves");
+    // The document is let in, and what it says of its tools is not.
+    std::fs::remove_file(folder.path().join("pins.files.json")).unwrap();
     tools(0).await;
     let reason = mounts.catalogue().missing()[0].reason.clone();
     assert_eq!(

@@ -50,6 +50,42 @@ async fn the_javascript_example_counts_and_shouts() {
 }
 
 #[tokio::test]
+async fn the_rust_example_counts_and_needs_nothing() {
+    let plugin = example("rust", Grants::default());
+    let heard = Arc::new(Heard::default());
+    let tools = plugin.list_tools(heard.clone(), soon(20_000)).await;
+    assert_eq!(tools.unwrap().unwrap().len(), 2);
+    let call = async |tool, arguments| {
+        plugin
+            .call_tool(tool, arguments, heard.clone(), soon(20_000))
+            .await
+    };
+    assert_eq!(
+        call("statistics", r#"{"numbers":[1,2,3,6]}"#).await,
+        Ok(Ok(
+            r#"{"count":4,"deviation":1.8708286933869707,"mean":3.0}"#.into()
+        ))
+    );
+    assert_eq!(
+        call("frequencies", r#"{"text":"a ü a"}"#).await,
+        Ok(Ok(r#"{"words":{"a":2,"ü":1}}"#.into()))
+    );
+    assert_eq!(
+        heard.0.lock().unwrap().clone(),
+        [
+            "Level::Info: counting",
+            r#"1 of Some(1.0): Some("counted")"#
+        ]
+    );
+    for (tool, arguments, says) in [
+        ("statistics", r#"{"numbers":[]}"#, "there are no numbers"),
+        ("other", "{}", "there is no tool other"),
+    ] {
+        assert_eq!(call(tool, arguments).await, Ok(Err(says.into())));
+    }
+}
+
+#[tokio::test]
 async fn the_python_example_reads_its_folder_and_nothing_else() {
     let outside = tempfile::tempdir().unwrap();
     let folder = outside.path().join("granted");

@@ -25,6 +25,7 @@ use super::{
     failing::Failing,
     followed::{self, Followed},
     outgoing::{self, BodyError},
+    pins::{FilePins, NotPinned, sha256},
     shown::Shown,
 };
 
@@ -65,6 +66,8 @@ enum NotServed {
         path: PathBuf,
         source: openapi::DocumentError,
     },
+    #[error("its document is not let in")]
+    Pins(#[from] NotPinned),
     #[error("its URL cannot be used")]
     Url,
     #[error("the HTTP client cannot be made")]
@@ -86,6 +89,7 @@ struct Shared {
     /// Who calls when calls are made in the plugin's own name.
     own: Option<(Arc<Visitor>, Url)>,
     visitors: Seats<Visitor>,
+    pins: Option<FilePins>,
     serving: ArcSwapOption<Serving>,
     shown: Shown,
 }
@@ -130,8 +134,13 @@ struct Checks {
 }
 
 impl Openapi {
-    /// Reads the document in the background. `changed` is told of every change of state or tools.
-    pub fn start(name: &str, spec: OpenapiSpec, changed: &Arc<Notify>) -> Self {
+    /// Reads the document in the background, if `pins` let it in. `changed` is told of every change of state or tools.
+    pub(crate) fn start(
+        name: &str,
+        spec: OpenapiSpec,
+        pins: Option<FilePins>,
+        changed: &Arc<Notify>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let url = Url::parse(&spec.url).ok().filter(Url::has_host);
         let credentials = Credentials::new(spec.credential.clone());
@@ -142,6 +151,7 @@ impl Openapi {
             credentials,
             own,
             visitors: Seats::new(USERS_MAX),
+            pins,
             serving: ArcSwapOption::empty(),
             shown: Shown::new(changed),
         });
@@ -327,17 +337,21 @@ impl Shared {
     }
 
     /// Reads the document and puts it into service.
-    async fn load(&self) -> Result<(), NotServed> {
+    async fn load(self: &Arc<Self>) -> Result<(), NotServed> {
         let (own, _) = self.own.as_ref().ok_or(NotServed::Url)?;
         own.client()?;
-        let (path, options) = (self.spec.document.clone(), self.spec.options.clone());
+        let shared = Arc::clone(self);
         let read = move || {
+            let (path, options) = (shared.spec.document.clone(), shared.spec.options.clone());
             let text = followed::read(&path, openapi::DOCUMENT_BYTES_MAX as u64)
                 .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
             let text = text.map_err(|source| NotServed::File {
                 path: path.clone(),
                 source,
             })?;
+            if let Some(pins) = &shared.pins {
+                pins.check(&shared.name, [(path.clone(), sha256(text.as_bytes()))])?;
+            }
             Api::read(&text, &options).map_err(|source| NotServed::Document { path, source })
         };
         let api = tokio::task::spawn_blocking(read)
@@ -397,7 +411,8 @@ impl Serving {
 
 /// Keeps the document that the file has in service, until `stop`.
 async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut file = Followed::new(shared.spec.document.clone());
+    let pins = shared.pins.as_ref().map(|pins| pins.path().to_owned());
+    let mut file = Followed::new([shared.spec.document.clone()].into_iter().chain(pins));
     while file.changed(&stop).await {
         if let Err(error) = shared.load().await {
             let reason = telemetry::error_chain(&error);

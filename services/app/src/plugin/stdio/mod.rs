@@ -20,6 +20,7 @@ use super::{
     Answer, Ask, Listing, State,
     failing::Failing,
     hub::Hub,
+    pins::FilePins,
     upstream::{Abandon, Lost, forms},
 };
 
@@ -63,23 +64,25 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Starts the children in the background. `changed` is told of every change of state or lists, `hub` of every change of a
-    /// resource.
-    pub fn start(
+    /// Starts the children in the background, whenever `pins` let their files in. `changed` is told of every change of state
+    /// or lists, `hub` of every change of a resource.
+    pub(crate) fn start(
         name: &str,
         spec: StdioSpec,
+        pins: Option<FilePins>,
         spawner: &Spawner,
         changed: &Arc<Notify>,
         hub: &Arc<Hub>,
     ) -> Self {
         let name: Arc<str> = name.into();
-        let watches = Watches::default();
+        let (watches, pins) = (Watches::default(), pins.map(Arc::new));
         let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
         let workers: Vec<_> = (0..spec.instances.max(1))
             .map(|_| {
                 Worker::new(
                     Arc::clone(&name),
                     Arc::clone(&spec),
+                    pins.clone(),
                     spawner.clone(),
                     Arc::clone(changed),
                     Arc::clone(hub),

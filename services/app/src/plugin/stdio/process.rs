@@ -42,6 +42,33 @@ pub struct Program {
     pub working_dir: Option<PathBuf>,
 }
 
+impl Program {
+    /// Returns the files that it is made of, as far as its command line names them: the executable as it is found, and
+    /// arguments that are files, such as an interpreter's script.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let at = |name: &str| match &self.working_dir {
+            Some(folder) => folder.join(name),
+            None => PathBuf::from(name),
+        };
+        let executable = if self.command.contains('/') {
+            Some(at(&self.command))
+        } else {
+            let path = self.env.get("PATH").map(OsString::from);
+            let path = path
+                .or_else(|| std::env::var_os("PATH"))
+                .unwrap_or_default();
+            std::env::split_paths(&path)
+                .map(|folder| folder.join(&self.command))
+                .find(|file| file.is_file())
+        };
+        let arguments = self.args.iter().map(|argument| at(argument));
+        executable
+            .into_iter()
+            .chain(arguments.filter(|file| file.is_file()))
+            .collect()
+    }
+}
+
 /// The one thread that starts children.
 #[derive(Debug, Clone)]
 pub struct Spawner {

@@ -23,7 +23,9 @@ use super::{
 use crate::plugin::{
     Listing, State,
     failing::{Failing, Failures},
+    followed,
     hub::Hub,
+    pins::{FilePins, NotPinned},
     upstream::{
         Lost,
         backoff::Backoff,
@@ -72,6 +74,7 @@ impl Link {
 pub(super) struct Worker {
     name: Arc<str>,
     spec: Arc<StdioSpec>,
+    pins: Option<Arc<FilePins>>,
     spawner: Spawner,
     link: ArcSwapOption<Link>,
     listing: ArcSwap<Listing>,
@@ -92,6 +95,8 @@ pub(super) struct Worker {
 /// Why a run of a child ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
+    #[error("it is not let in")]
+    Pins(#[from] NotPinned),
     #[error("it cannot be started")]
     Spawn(#[from] std::io::Error),
     #[error("it did not come up")]
@@ -131,6 +136,7 @@ impl Worker {
     pub(super) fn new(
         name: Arc<str>,
         spec: Arc<StdioSpec>,
+        pins: Option<Arc<FilePins>>,
         spawner: Spawner,
         changed: Arc<Notify>,
         hub: Arc<Hub>,
@@ -139,6 +145,7 @@ impl Worker {
         Arc::new(Self {
             name,
             spec,
+            pins,
             spawner,
             link: ArcSwapOption::empty(),
             listing: ArcSwap::default(),
@@ -217,6 +224,9 @@ impl Worker {
     }
 
     async fn run(&self, era: &mut Option<Era>, stop: &CancellationToken) -> Ended {
+        if let Err(refused) = self.vouch().await {
+            return refused;
+        }
         let mut process = match self.spawner.spawn(&self.spec.program).await {
             Ok(process) => process,
             Err(error) => return error.into(),
@@ -250,6 +260,25 @@ impl Worker {
         connection.close();
         self.end(process, &ended).await;
         ended
+    }
+
+    /// Holds the files that the child is made of against their pins.
+    async fn vouch(&self) -> Result<(), Ended> {
+        let Some(pins) = self.pins.clone() else {
+            return Ok(());
+        };
+        let (name, spec) = (Arc::clone(&self.name), Arc::clone(&self.spec));
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut files = Vec::new();
+            for path in spec.program.files() {
+                let digest = followed::sha256_of(&path)?;
+                files.push((path, digest));
+            }
+            Ok::<_, Ended>(pins.check(&name, files)?)
+        });
+        checked
+            .await
+            .unwrap_or_else(|lost| Err(std::io::Error::other(lost).into()))
     }
 
     async fn end(&self, process: Process, ended: &Ended) {

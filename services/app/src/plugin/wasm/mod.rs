@@ -11,7 +11,6 @@ use std::{
 
 use ::wasm::{CallError, Grants, Host, Level, Limits, LoadError, Plugin, Runtime};
 use arc_swap::ArcSwapOption;
-use aws_lc_rs::digest::{SHA256, digest};
 use jsonschema::Validator;
 use mcp::{Cause, Failure, Method};
 use serde_json::{Value, json, value::to_raw_value};
@@ -20,10 +19,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Answer, Ask, Freshness, Item, Listing, Scope, State,
-    builtin::{hex, tool::refused},
+    builtin::tool::refused,
     failing::Failing,
     followed::{self, Followed},
     notices::Notices,
+    pins::{FilePins, NotPinned, sha256},
     shown::Shown,
 };
 
@@ -63,6 +63,7 @@ struct Shared {
     name: Arc<str>,
     spec: WasmSpec,
     runtime: Runtime,
+    pins: Option<FilePins>,
     serving: ArcSwapOption<Serving>,
     shown: Shown,
 }
@@ -84,6 +85,8 @@ enum NotServed {
     },
     #[error("its file has the SHA-256 {found}, and not the one that is configured")]
     Digest { found: String },
+    #[error("its component is not let in")]
+    Pins(#[from] NotPinned),
     #[error("its component cannot be used")]
     Load(#[from] LoadError),
     #[error("it does not name its tools")]
@@ -93,13 +96,20 @@ enum NotServed {
 }
 
 impl Wasm {
-    /// Loads the component in the background. `changed` is told of every change of state or tools.
-    pub fn start(name: &str, spec: WasmSpec, runtime: Runtime, changed: &Arc<Notify>) -> Self {
+    /// Loads the component in the background, if `pins` let it in. `changed` is told of every change of state or tools.
+    pub(crate) fn start(
+        name: &str,
+        spec: WasmSpec,
+        runtime: Runtime,
+        pins: Option<FilePins>,
+        changed: &Arc<Notify>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             name: name.into(),
             spec,
             runtime,
+            pins,
             serving: ArcSwapOption::empty(),
             shown: Shown::new(changed),
         });
@@ -212,11 +222,14 @@ impl Shared {
             path: path.clone(),
             source,
         })?;
-        if let Some(wanted) = &self.spec.digest {
-            let found = hex(digest(&SHA256, &bytes).as_ref());
-            if found != *wanted {
-                return Err(NotServed::Digest { found });
-            }
+        let found = sha256(&bytes);
+        if let Some(wanted) = &self.spec.digest
+            && found != *wanted
+        {
+            return Err(NotServed::Digest { found });
+        }
+        if let Some(pins) = &self.pins {
+            pins.check(&self.name, [(path.clone(), found)])?;
         }
         let (limits, grants) = (self.spec.limits, self.spec.grants.clone());
         Ok(Plugin::load(&self.runtime, &bytes, limits, grants)?)
@@ -272,7 +285,8 @@ impl Shared {
 
 /// Keeps the component that the file has in service, until `stop`.
 async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut file = Followed::new(shared.spec.module.clone());
+    let pins = shared.pins.as_ref().map(|pins| pins.path().to_owned());
+    let mut file = Followed::new([shared.spec.module.clone()].into_iter().chain(pins));
     while file.changed(&stop).await {
         if let Err(error) = shared.load().await {
             let reason = telemetry::error_chain(&error);
