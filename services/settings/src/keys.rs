@@ -246,7 +246,7 @@ section! {
 }
 
 section! {
-    /// `[edge.redis]`: the store through which several edges keep one rate.
+    /// `[edge.redis]`: the store through which several edges keep one rate and tell of the same events.
     EdgeRedis "edge.redis" {
         /// Where Redis is; without one each edge keeps its own buckets.
         url: Option<String> = Optional(Text(&text::REDIS_URL)), none();
@@ -321,18 +321,6 @@ section! {
         ping_interval: Duration = millis(100, 600), text("20s");
         /// How long a connection may pass without a message, and with nothing under way.
         idle_timeout: Duration = seconds(1, 86_400), text("1h");
-    }
-}
-
-section! {
-    /// `[edge.redis]`: what several edges share of short life.
-    EdgeRedis "edge.redis" {
-        /// Where Redis is; without one each edge tells of its own calls' events alone.
-        url: Option<String> = Optional(Text(&text::REDIS_URL)), none();
-        /// A file with the password; it is read for every connection, so that it can be rotated.
-        password_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
-        /// How long an answer may take before the edge goes on by itself.
-        timeout: Duration = millis(1, 10), text("50ms");
     }
 }
 
@@ -692,7 +680,6 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeWebsocket::rows,
         EdgeSearch::rows,
         EdgeEvents::rows,
-        EdgeRedis::rows,
         EdgeShutdown::rows,
         AppListen::rows,
         AppHttp::rows,

@@ -96,8 +96,6 @@ pub struct Edge {
     pub graphql: EdgeGraphql,
     /// Bounds on Cap'n Proto.
     pub capnp: EdgeCapnp,
-    /// What several edges share.
-    pub redis: EdgeRedis,
     /// Streams of events.
     pub events: EdgeEvents,
     /// Short lists of tools.
@@ -404,7 +402,6 @@ impl Settings {
         edge.websocket.show(&mut out);
         edge.search.show(&mut out);
         edge.events.show(&mut out);
-        edge.redis.show(&mut out);
         EdgeShutdown {
             grace: edge.shutdown.grace,
             drain: edge.shutdown.drain,
@@ -699,7 +696,6 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let websocket = EdgeWebsocket::read(reader);
     let search = EdgeSearch::read(reader);
     let events = EdgeEvents::read(reader);
-    let redis = EdgeRedis::read(reader);
     let shutdown =
         EdgeShutdown::read(reader).map(|EdgeShutdown { grace, drain }| Shutdown { grace, drain });
     let EdgeListen {
@@ -731,7 +727,6 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         websocket: websocket?,
         search: search?,
         events: events?,
-        redis: redis?,
         shutdown: shutdown?,
     })
 }

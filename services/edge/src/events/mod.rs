@@ -385,6 +385,7 @@ mod tests {
             keep: Duration::from_secs(60),
         };
         let alone = settings::EdgeRedis {
+            share: None,
             url: None,
             password_file: None,
             timeout: Duration::from_millis(50),

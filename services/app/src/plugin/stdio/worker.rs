@@ -119,7 +119,7 @@ enum Ended {
 impl Ended {
     fn failing(&self) -> Failing {
         match self {
-            Self::Spawn(_) => Failing::Unreachable,
+            Self::Pins(_) | Self::Spawn(_) => Failing::Unreachable,
             // A child that talks of other things gives no answer either.
             Self::Handshake { garbage: true, .. } => Failing::Garbage,
             Self::Handshake { error, .. } => match error.into() {
