@@ -626,6 +626,7 @@ mod tests {
     #[test]
     fn what_is_hidden_is_neither_listed_nor_missed() {
         let down = State::Restarting {
+            failing: crate::plugin::failing::Failing::Ended,
             reason: String::new(),
         };
         let whole = Catalogue::merge(&[
