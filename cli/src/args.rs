@@ -236,6 +236,7 @@ mod tests {
         usage     Show who has called what, how often, and what it cost
         token     Sign a token that the edges accept
         restart   Replace instances without losing a request
+        plugin    Show the fleet's plugins, and approve what has changed in them
         config    Show what can be configured, or check a file
         ");
     }
