@@ -92,11 +92,12 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) async fn open(request: reqwest::RequestBuilder) -> Result<Reading> {
         // The client's own limit is for answers that are read whole.
-        Reading::of(request.timeout(STREAM_TIME).send().await?)
+        Reading::of(request.timeout(STREAM_TIME).send().await?).await
     }
 
-    pub(crate) fn of(response: reqwest::Response) -> Result<Reading> {
-        ensure!(response.status() == 200, "{}", response.status());
+    pub(crate) async fn of(response: reqwest::Response) -> Result<Reading> {
+        let status = response.status();
+        ensure!(status == 200, "{status}: {}", response.text().await?);
         let buffering = response.headers().get("x-accel-buffering");
         ensure!(buffering.is_some_and(|v| v == "no"), "it may be buffered");
         Ok(Reading {

@@ -27,7 +27,8 @@ const ASKERS: usize = 4;
 /// Between two calls of a session, on average.
 const THINK: Duration = Duration::from_secs(5);
 
-/// Two edges and three apps, each with a process of a plugin.
+/// Two edges and three apps, each with a process of a plugin. A thousand clients on a small machine are an overload, of
+/// which the edges would shed a part, with errors that clients may retry; here that is not what is looked at.
 async fn fleet() -> Result<Fleet> {
     let server = workspace().join("tests/clients/sessions_server.py");
     // Calls to a child that asks wait for each other, and for the time that a dead edge's client had to answer.
@@ -38,7 +39,8 @@ async fn fleet() -> Result<Fleet> {
         )
     };
     let fleet = Fleet::up(&format!(
-        "[fleet]\nedges = 2\napps = 3\n[edge.rate]\nper_second = 100000\nburst = 100000\n{}{}",
+        "[fleet]\nedges = 2\napps = 3\n[edge.rate]\nper_second = 100000\nburst = 100000\n\
+         [edge.concurrency]\nadaptive = false\n{}{}",
         plugin("works", "30s"),
         plugin("asks", "3s")
     ))
@@ -163,7 +165,7 @@ impl Session {
                 request = request.header("last-event-id", id);
             }
             let mut reading = match request.send().await {
-                Ok(response) => Reading::of(response)?,
+                Ok(response) => Reading::of(response).await?,
                 Err(error) if broke_at.elapsed() > PATIENCE => return Err(error.into()),
                 Err(_) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -209,7 +211,7 @@ impl Session {
             );
             return Ok(false);
         }
-        let mut stream = Reading::of(response)?;
+        let mut stream = Reading::of(response).await?;
         let Ok(Some(question)) = stream.next().await else {
             return Ok(false);
         };
@@ -375,7 +377,6 @@ async fn kill_plugin(fleet: &Fleet, app: &str, plugin: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails since streams of events and shared rates were merged; the cause is not found yet"]
 async fn a_thousand_sessions_live_on_whatever_dies() -> Result<()> {
     let began = Instant::now();
     let fleet = fleet().await?;

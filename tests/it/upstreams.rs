@@ -148,7 +148,8 @@ async fn others_go_on(moods: &Moods, plugin: impl Fn(usize) -> String) -> Result
         modern(&fleet, "subscriptions/listen", params, "ears")
             .send()
             .await?,
-    )?;
+    )
+    .await?;
     let first = stream.next().await?.context("nothing")?;
     ensure!(
         first["method"] == "notifications/subscriptions/acknowledged",

@@ -117,6 +117,9 @@ fn main() -> anyhow::Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
+/// How long clients wait for an edge that starts to know its fleet.
+const KNOWS_WITHIN: Duration = Duration::from_secs(2);
+
 /// From start to drain.
 async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -161,10 +164,13 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     // Serve. Probes answer from here on; readiness comes with the first view of the fleet.
     let (stop, stopped) = watch::channel(false);
     let front = |port| Front::new(&edge, port);
-    let http = listen::serve("http", sockets.http, front(Port::Public), stopped.clone())?;
     // Never stopped: operators can watch to the end.
     let (_admin_stop, admin_stopped) = watch::channel(false);
     listen::serve("admin", sockets.admin, front(Port::Admin), admin_stopped)?;
+    // Clients' sockets are shared by all edges: who does not know the fleet yet leaves their connections to the others,
+    // or in the queue. Without a fleet to know, clients are told so.
+    let _ = tokio::time::timeout(KNOWS_WITHIN, fleet::synced(&edge)).await;
+    let http = listen::serve("http", sockets.http, front(Port::Public), stopped.clone())?;
     let capnp = ingress::capnp::serve(Arc::clone(&edge), sockets.capnp, stopped)?;
 
     let registration = tokio::select! {
