@@ -32,7 +32,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Catalogue {
     repeat: HashMap<Box<str>, Repeat>,
-    tools: Vec<Tool>,
+    /// `None` until a list has been read.
+    tools: Option<Vec<Tool>>,
     /// What callers need to see them, where they need anything.
     scopes: Restricted,
     limits: Limits,
@@ -50,7 +51,7 @@ impl Catalogue {
                 .iter()
                 .map(|tool| (tool.name.as_str().into(), tool.hints.repeat()))
                 .collect(),
-            tools,
+            tools: Some(tools),
             scopes,
             limits: limits.clone(),
             schemas: Mutex::default(),
@@ -60,14 +61,12 @@ impl Catalogue {
     /// The schema over the tools that a caller may see; `None` until a list has been read.
     #[must_use]
     pub fn graphql(&self, caller: &Caller) -> Option<Gateway> {
-        if self.tools.is_empty() {
-            return None;
-        }
+        let all = self.tools.as_deref()?;
         let may_see = |tool: &Tool| {
             let needed = self.scopes.get(&tool.name);
             needed.is_none_or(|needed| caller.has_one_of(needed))
         };
-        let tools = self.tools.iter().enumerate();
+        let tools = all.iter().enumerate();
         let hidden: Vec<usize> = tools
             .filter(|(_, tool)| !may_see(tool))
             .map(|(index, _)| index)
@@ -77,8 +76,8 @@ impl Catalogue {
             schemas.clear();
         }
         let build = |hidden: &Vec<usize>| {
-            let tools = self.tools.iter().enumerate();
-            let seen = tools.filter(|(index, _)| !hidden.contains(index));
+            let tools = all.iter().enumerate();
+            let seen = tools.filter(|(index, _)| hidden.binary_search(index).is_err());
             let seen: Vec<Tool> = seen.map(|(_, tool)| tool.clone()).collect();
             Gateway::build(&seen, &self.limits)
                 .inspect_err(|error| {
@@ -135,6 +134,8 @@ pub async fn follow(edge: Arc<Edge>) {
                         .map(|(stable, _)| edge.fleet.view().restricted_tools(stable))
                         .unwrap_or_default();
                     let read = Catalogue::new(tools, scopes, &edge.graphql_limits);
+                    // Whoever sees everything, as most do, finds the schema ready.
+                    let _ = read.graphql(&Caller::edge());
                     edge.catalogue.store(Arc::new(read));
                     if edge.catalogue_read.send_replace(true) {
                         edge.events.lists_changed();
