@@ -536,6 +536,18 @@ pub fn priority(data: &[u8]) {
     }
 }
 
+/// The `Accept-Language` header: what is taken of it is a language tag that stands in it, and is taken again alone.
+pub fn language(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Some(tag) = mcp::locale::preferred(text) {
+        assert!(tag.is_ascii() && tag.len() <= 64, "{tag:?}");
+        assert!(text.to_ascii_lowercase().contains(&tag.to_ascii_lowercase()), "{tag:?}");
+        assert_eq!(mcp::locale::preferred(&tag).as_deref(), Some(&*tag));
+    }
+}
+
 /// Searches for tools: a first line is the query, each further one a tool (name, tab, description).
 pub fn search(data: &[u8]) {
     let text = String::from_utf8_lossy(data);

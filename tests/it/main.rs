@@ -13,6 +13,7 @@ mod clients;
 mod components;
 mod configuration;
 mod deploys;
+mod doors;
 mod eras;
 mod events;
 mod fairness;

@@ -20,6 +20,7 @@ fn every_seed_holds() {
         ("configuration", targets::configuration),
         ("openapi", targets::openapi),
         ("priority", targets::priority),
+        ("language", targets::language),
         ("search", targets::search),
     ] {
         let mut seeds = 0;

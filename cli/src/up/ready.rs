@@ -292,8 +292,7 @@ mod tests {
             name: name.into(),
             kind: "stdio".into(),
             state,
-            tools: Vec::new(),
-            scopes: Vec::new(),
+            ..PluginState::default()
         };
         let mut one = Instance::new(Role::App, "app-1", "r", "127.0.0.1:1");
         one.plugins = vec![

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use app::life::Life;
 use app::metrics::AppMetrics;
+use app::plugin::Telling;
 use app::plugin::builtin::Set;
 use app::plugin::credential::{Credential, OauthSpec, Users, oauth::SubjectSpec};
 use app::plugin::http::HttpSpec;
@@ -223,6 +224,14 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
             },
             tools: catalogue.tools_of(index).map(str::to_owned).collect(),
             scopes: one.scopes.clone(),
+            param_headers: catalogue
+                .mirrors_of(index)
+                .map(|(tool, mirrors)| {
+                    let pairs = mirrors.iter();
+                    let pairs = pairs.map(|mirror| (mirror.header.clone(), mirror.path.clone()));
+                    (tool.to_owned(), pairs.collect())
+                })
+                .collect(),
         });
     instance.plugins = described.collect();
     instance.load = Some(Load {
@@ -265,6 +274,10 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
             name: plugin.name.clone(),
             prefix: plugin.prefix.clone(),
             scopes: plugin.scopes.clone(),
+            telling: match plugin.context {
+                settings::Telling::Request => Telling::Request,
+                settings::Telling::Caller => Telling::Caller,
+            },
             kind: kind(plugin, state),
         })
         .collect()

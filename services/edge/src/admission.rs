@@ -65,14 +65,14 @@ pub struct Admitted {
 
 /// Values by tool: of the name itself, or else of the longest beginning that fits.
 #[derive(Debug)]
-struct Patterns<T> {
+pub(crate) struct Patterns<T> {
     exact: HashMap<String, T>,
     /// Longest first.
     beginnings: Vec<(String, T)>,
 }
 
 impl<T: Copy> Patterns<T> {
-    fn new(patterns: impl IntoIterator<Item = (String, T)>) -> Patterns<T> {
+    pub(crate) fn new(patterns: impl IntoIterator<Item = (String, T)>) -> Patterns<T> {
         let (mut exact, mut beginnings) = (HashMap::new(), Vec::new());
         for (pattern, value) in patterns {
             match pattern.strip_suffix('*') {
@@ -84,7 +84,7 @@ impl<T: Copy> Patterns<T> {
         Patterns { exact, beginnings }
     }
 
-    fn get(&self, name: &str) -> Option<T> {
+    pub(crate) fn get(&self, name: &str) -> Option<T> {
         let begins = |(beginning, _): &&(String, T)| name.starts_with(beginning.as_str());
         self.exact
             .get(name)

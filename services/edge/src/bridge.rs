@@ -269,7 +269,11 @@ async fn attempt(
         },
     );
     span.set_request_id(context.request_id.as_str());
-    let (uri, release) = (backend.uri.clone(), Arc::clone(&backend.release));
+    let (uri, release, instance) = (
+        backend.uri.clone(),
+        Arc::clone(&backend.release),
+        Arc::clone(&backend.name),
+    );
     let settle = move |result: &Result<u16, Broken>, ended: Ended, outcome: &'static str| {
         let now = Instant::now();
         if let Some(held) = held {
@@ -288,7 +292,9 @@ async fn attempt(
         settle(&Err(Broken::TimedOut), Ended::Failed, "timed_out");
         return (number, Err(Broken::TimedOut));
     };
-    let head = transport::head(&route.call, context, caller, &trace, began);
+    let params = route.view.param_headers(&instance, &route.call);
+    let flags = edge.flags(context, caller);
+    let head = transport::head(&route.call, &params, &flags, context, caller, &trace, began);
     let transport = &edge.bridge.transport;
     let result = match transport.attempt(&uri, &route.call, head, limit).await {
         Err(broken) => Err(broken),

@@ -40,6 +40,8 @@ pub struct Context {
     pub sticky: Option<u64>,
     /// The release that the caller asked for, and may.
     pub pinned: Option<String>,
+    /// The language that the client wants, a tag of BCP 47.
+    pub locale: Option<String>,
     /// Which list of tools the client wants, if its head says.
     pub tools: Option<ToolsWanted>,
     /// Where the client is.
@@ -75,6 +77,9 @@ impl Context {
             deadline: deadline(edge, asked.map(Duration::from_millis), exchange.started),
             sticky: None,
             pinned,
+            locale: exchange
+                .header("accept-language")
+                .and_then(mcp::locale::preferred),
             tools: tools::wanted(exchange),
             client_addr: exchange.client_addr(),
             started: exchange.started,
@@ -103,6 +108,7 @@ impl Context {
             deadline: deadline(edge, asked, started),
             sticky: None,
             pinned: None,
+            locale: None,
             tools: None,
             client_addr,
             started,

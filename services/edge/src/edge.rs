@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mcp::session::{KEY_BYTES, KeyRing};
+use policy::flags::{self, Flag, Sticks};
 use policy::split::Turns;
 use telemetry::Watchdog;
 use tokio::sync::watch;
@@ -14,11 +15,13 @@ use translate::graphql::Limits;
 use crate::admission::Admission;
 use crate::bridge::Bridge;
 use crate::catalogue::Catalogue;
+use crate::content::Content;
+use crate::context::Context;
 use crate::counters::Counters;
 use crate::events::Events;
 use crate::exchange::Room;
 use crate::fleet::FleetView;
-use crate::identity::{Identity, Rules};
+use crate::identity::{Caller, Identity, Rules};
 use crate::ingress::{Sessions, Sockets};
 use crate::ledger::Ledger;
 use crate::life::Life;
@@ -70,6 +73,10 @@ pub struct Edge {
     pub fleet: FleetView,
     /// Positions in the split for calls without a session: evenly spread, so that shares hold closely.
     pub turns: Turns,
+    /// Features that are on for some callers.
+    flags: Vec<Flag>,
+    /// What is logged of arguments and results.
+    pub content: Content,
     /// What is on offer.
     pub catalogue: ArcSwap<Catalogue>,
     /// Whether the catalogue has been read.
@@ -120,6 +127,8 @@ impl Edge {
             admission: Admission::new(&settings, now).context("edge.rate")?,
             fleet: FleetView::new(&settings),
             turns: Turns::new(rand::random()),
+            flags: configured_flags(&settings.flags),
+            content: Content::new(&settings.log),
             catalogue: ArcSwap::default(),
             catalogue_read: watch::channel(false).0,
             events: Events::new(&settings.events, &settings.redis),
@@ -155,12 +164,40 @@ impl Edge {
         !quota.hard.is_empty() || !quota.soft.is_empty()
     }
 
+    /// The flags that are on for a call, separated by blanks.
+    #[must_use]
+    pub fn flags(&self, context: &Context, caller: &Caller) -> String {
+        let facts = flags::Facts {
+            tenant: &caller.tenant,
+            subject: &caller.subject,
+            session: context.sticky,
+        };
+        let on: Vec<&str> = flags::on(&self.flags, facts).collect();
+        on.join(" ")
+    }
+
     /// Whether a trace that begins here is sampled.
     #[must_use]
     pub fn sample(&self) -> bool {
         use rand::RngExt;
         self.sample_ratio > 0.0 && rand::rng().random::<f64>() < self.sample_ratio
     }
+}
+
+fn configured_flags(settings: &settings::EdgeFlags) -> Vec<Flag> {
+    let by = [
+        (&settings.by_tenant, Sticks::ToTenant),
+        (&settings.by_subject, Sticks::ToSubject),
+        (&settings.by_session, Sticks::ToSession),
+    ];
+    let flags = by.into_iter().flat_map(|(shares, sticks)| {
+        shares.iter().map(move |(name, percent)| Flag {
+            name: name.clone(),
+            percent: u8::try_from(*percent).unwrap_or(100),
+            sticks,
+        })
+    });
+    flags.collect()
 }
 
 fn graphql_limits(settings: &settings::Edge) -> Limits {

@@ -8,6 +8,7 @@
 //! acknowledged. A share whose lease has run out falls back to the stable release without a word from
 //! anybody; the edge then says so in its acknowledgement.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 use crate::catalogue::Restricted;
 use crate::edge::Edge;
 use crate::gaps::Gaps;
+use crate::mirrored::Mirrored;
 
 /// How long a call waits for the one instance that can go on with it, when that does not take connections.
 const RETURN_MAX: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ pub struct View {
     split: Option<Split>,
     pools: BTreeMap<Arc<str>, Arc<Instances>>,
     gaps: BTreeMap<Arc<str>, Gaps>,
+    mirrored: Mirrored,
     fleet: Arc<Fleet>,
 }
 
@@ -132,6 +135,11 @@ impl View {
                 tools.map(|tool| (tool.clone(), plugin.scopes.clone()))
             })
             .collect()
+    }
+
+    /// The `Mcp-Param-*` headers of a call to an instance.
+    pub fn param_headers<'a>(&self, instance: &str, call: &'a Call) -> Cow<'a, [(String, String)]> {
+        self.mirrored.headers(instance, call)
     }
 
     /// Whether a release has an instance that calls can be sent to.
@@ -419,6 +427,7 @@ fn view(
     let traffic = fleet.traffic.as_deref();
     View {
         gaps,
+        mirrored: Mirrored::of(fleet.live(Role::App).map(|app| &**app)),
         generation: fleet.generation,
         expired: traffic.is_some_and(|t| t.has_expired(now_ms)),
         split: traffic.and_then(|t| split(t, now_ms)),

@@ -8,6 +8,7 @@ use telemetry::AccessLine;
 use telemetry::trace::{Span, SpanKind, TraceContext, tracer};
 
 use crate::admission::Admitted;
+use crate::content;
 use crate::context::Context;
 use crate::counters::Ended;
 use crate::edge::Edge;
@@ -29,6 +30,7 @@ pub struct Record<'a> {
     method: &'static str,
     name: Option<String>,
     tool: Option<String>,
+    content: content::Told,
     bytes_in: usize,
     attempts: u32,
     admitted: Option<Admitted>,
@@ -65,6 +67,7 @@ impl<'a> Record<'a> {
             method: call.method.label(),
             name: call.name.clone(),
             tool: edge.catalogue.load().label(call).map(str::to_owned),
+            content: edge.content.of_call(call),
             bytes_in: call.body.len(),
             attempts: 0,
             admitted: None,
@@ -100,6 +103,9 @@ impl<'a> Record<'a> {
     /// Its number in the account, which is to be waited for before the answer goes out.
     pub fn end(mut self, answer: &Result<Reply, Failure>, told: &Told) -> Option<u64> {
         self.ended = true;
+        self.edge
+            .content
+            .log(&self.content, self.name.as_deref(), answer.as_ref().ok());
         match answer {
             Ok(reply) => {
                 let ended = match reply.outcome {

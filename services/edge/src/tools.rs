@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mcp::envelope::{self, Body};
 use mcp::headers::TOOLS;
 use mcp::members::{Members, raw_of};
-use mcp::{Call, Cause, Failure, FrontDoor, Id, Message, Method, Outcome, Reply, Tool, tool};
+use mcp::{
+    Call, Cause, Failure, FrontDoor, Id, Message, Method, Outcome, ParamHeaders, Reply, Tool, tool,
+};
 use search::{Document, Index, QUERY_BYTES_MAX};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -172,7 +174,7 @@ fn called(call: &Call) -> Result<Call, Failure> {
         name: Some(name),
         id: call.id.clone(),
         body: body.into(),
-        param_headers: Vec::new(),
+        param_headers: ParamHeaders::ToWrite,
     })
 }
 
@@ -245,7 +247,7 @@ async fn list(
         name: None,
         id: asked.id.clone(),
         body: body.into(),
-        param_headers: Vec::new(),
+        param_headers: ParamHeaders::ToWrite,
     };
     let route = route::choose(edge, context, call, None)?;
     bridge::send(edge, context, caller, route, record, &mut Told::nobody()).await

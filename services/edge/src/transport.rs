@@ -198,10 +198,14 @@ fn part(message: String) -> Result<Part, Broken> {
     }
 }
 
-/// The head of an attempt: the call mirrored as 2026-07-28 has it, who calls, the trace, the time left.
-/// Nothing of the client's own head passes but `Mcp-Param-*`; above all not its token.
+/// The head of an attempt: the call mirrored as 2026-07-28 has it, who calls, in which language and with which flags, the
+/// trace, the time left.
+/// Nothing of the client's own head passes but `Mcp-Param-*`, as they are or as they were written for it; above all not its
+/// token.
 pub fn head(
     call: &Call,
+    params: &[(String, String)],
+    flags: &str,
     context: &Context,
     caller: &Caller,
     span: &TraceContext,
@@ -242,6 +246,12 @@ pub fn head(
     );
     let scopes = caller.scopes().join(" ");
     set(HeaderName::from_static(names::SCOPES), &scopes);
+    if !flags.is_empty() {
+        set(HeaderName::from_static(names::FLAGS), flags);
+    }
+    if let Some(locale) = &context.locale {
+        set(HeaderName::from_static(names::LOCALE), locale);
+    }
     // Listening has no end of its own.
     if call.method != Method::SubscriptionsListen {
         let left = context.deadline.left_ms(now).to_string();
@@ -254,7 +264,7 @@ pub fn head(
     if let Some(baggage) = span.baggage() {
         set(HeaderName::from_static("baggage"), baggage);
     }
-    for (name, value) in &call.param_headers {
+    for (name, value) in params {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
             set(name, value);
         }

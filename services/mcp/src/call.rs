@@ -8,6 +8,7 @@ use crate::envelope::{self, Body, Id, Message};
 use crate::failure::{Cause, Failure};
 use crate::members::Members;
 use crate::method::Method;
+use crate::mirror::ParamHeaders;
 use crate::revision::Revision;
 
 /// The member of `params._meta` that names the revision.
@@ -65,8 +66,8 @@ pub struct Call {
     pub id: Option<Id>,
     /// The whole JSON-RPC message.
     pub body: Bytes,
-    /// `Mcp-Param-*` headers as they came, name and value, to be forwarded.
-    pub param_headers: Vec<(String, String)>,
+    /// Its `Mcp-Param-*` headers.
+    pub param_headers: ParamHeaders,
 }
 
 /// What a client says of itself on each request (`params._meta`).
@@ -129,7 +130,7 @@ impl Call {
             name,
             id,
             body: Bytes::from(body),
-            param_headers: Vec::new(),
+            param_headers: ParamHeaders::ToWrite,
         })
     }
 

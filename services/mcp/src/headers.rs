@@ -31,6 +31,10 @@ pub const TENANT: &str = "sweetmcp-tenant";
 /// Inside the fleet, edge to app: the scopes that the caller's token grants, separated by blanks; `*` is the edge
 /// itself, which sees everything.
 pub const SCOPES: &str = "sweetmcp-scopes";
+/// Inside the fleet, edge to app: the language that the client wants, a tag of BCP 47.
+pub const LOCALE: &str = "sweetmcp-locale";
+/// Inside the fleet, edge to app: the feature flags that are on for the caller, separated by blanks.
+pub const FLAGS: &str = "sweetmcp-flags";
 /// A client's wish for one release (needs the `release` scope); in answers, the release that answered.
 pub const RELEASE: &str = "sweetmcp-release";
 /// A client's wish for its list of tools: `all`, or `search` for two tools that stand in for all. Also `tools` in

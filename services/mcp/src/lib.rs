@@ -16,7 +16,9 @@
 //! - [`call`]: the one form of request and answer
 //! - [`failure`]: the one table of causes, for every protocol
 //! - [`headers`]: the HTTP header rules of 2026-07-28
+//! - [`locale`]: the language that a client wants
 //! - [`tool`]: tools as a server lists them
+//! - [`mirror`]: arguments that the head repeats
 //! - [`capability`]: what a client can be asked for
 //! - [`input`]: results that ask for input, and the retry that brings it
 //! - [`notification`]: what one side tells the other
@@ -33,8 +35,10 @@ pub mod era;
 pub mod failure;
 pub mod headers;
 pub mod input;
+pub mod locale;
 pub mod members;
 pub mod method;
+pub mod mirror;
 pub mod notification;
 pub mod parked;
 pub mod revision;
@@ -47,5 +51,6 @@ pub use call::{Call, FrontDoor, Outcome, Reply};
 pub use envelope::{Id, Message, Refused};
 pub use failure::{Cause, Failure, Origin};
 pub use method::{Method, Repeat};
+pub use mirror::{Mirror, ParamHeaders};
 pub use revision::{Era, Revision};
 pub use tool::{Hints, Tool};

@@ -17,6 +17,8 @@
 //! 6. [`balance`]: which of those gets the call? Hands out a pick that frees its place on drop.
 //! 7. [`retry`]: the attempt failed; is there to be another one, and when?
 //!
+//! [`flags`] decides beside them which features are on for a caller.
+//!
 //! # The shape of a module
 //!
 //! * `Rules` are what the operator sets. They are checked once, when the state is built.
@@ -46,6 +48,8 @@ pub mod health;
 pub mod balance;
 
 pub mod retry;
+
+pub mod flags;
 
 mod dice;
 mod epoch;

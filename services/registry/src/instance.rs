@@ -74,6 +74,9 @@ pub struct PluginState {
     /// Scopes of which a caller needs one to see them; none: everybody may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// Arguments that calls repeat in their head, by tool: for each, the header and the names that lead to the argument.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub param_headers: BTreeMap<String, Vec<(String, Vec<String>)>>,
 }
 
 /// What an instance is busy with, reported with each heartbeat.

@@ -580,6 +580,87 @@ impl Variables {
     }
 }
 
+/// Values of one form by name, as a table, or in the environment as `name=value,name=value`.
+pub(crate) struct Named<T> {
+    pub(crate) name: &'static Rule,
+    pub(crate) entries_max: usize,
+    pub(crate) value: Choice<T>,
+}
+
+impl<T: Choices> Form for Named<T> {
+    type Checked = BTreeMap<String, T>;
+
+    fn check(&self, found: &Found) -> Result<Self::Checked, Wrong> {
+        let entries: Vec<(String, Found)> = match &found.value {
+            Value::Table(entries) => entries
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            Value::Text(text) => {
+                let parts = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty());
+                let entry = |part: &str| {
+                    let (name, value) = part.rsplit_once('=').unwrap_or((part, ""));
+                    let value = Found {
+                        value: Value::Text(value.trim().to_owned()),
+                        spot: found.spot.clone(),
+                    };
+                    (name.trim().to_owned(), value)
+                };
+                parts.map(entry).collect()
+            }
+            _ => return Err(Wrong::default()),
+        };
+        within(entries.len(), &0, &self.entries_max)?;
+        let mut named = BTreeMap::new();
+        for (name, value) in entries {
+            if !self.name.accepts(&name) {
+                return Err(Wrong {
+                    part: Some(value),
+                    allowed: Some(format!("as a name {}", self.name.allowed)),
+                    write: None,
+                });
+            }
+            let checked = self.value.check(&value).map_err(|wrong| Wrong {
+                part: Some(value),
+                allowed: Some(format!("for {name} {}", self.value.shape().allowed)),
+                write: wrong
+                    .write
+                    .map(|value| format!("{{ {name:?} = {value:?} }}")),
+            })?;
+            named.insert(name, checked);
+        }
+        Ok(named)
+    }
+
+    fn show(&self, checked: &Self::Checked) -> Json {
+        let entry = |(name, value): (&String, &T)| (name.clone(), self.value.show(value));
+        checked.iter().map(entry).collect()
+    }
+
+    fn shape(&self) -> Shape {
+        let (name, value) = (self.name.example, self.value.shape());
+        let example = value.example.as_str().unwrap_or_default();
+        Shape {
+            kind: "names",
+            allowed: format!(
+                "a table of at most {} entries by name, each {}, such as {{ {name:?} = {example:?} }}; in the environment {name}={example}",
+                self.entries_max, value.allowed
+            ),
+            example: json!({name: example}),
+            syntax: Syntax::Map,
+            schema: json!({
+                "type": "object",
+                "propertyNames": {"maxLength": self.name.length_max},
+                "additionalProperties": value.schema,
+                "maxProperties": self.entries_max,
+            }),
+        }
+    }
+}
+
 /// Whole numbers by name, as a table, or in the environment as `name=number,name=number`.
 pub(crate) struct Numbers {
     pub(crate) name: &'static Rule,

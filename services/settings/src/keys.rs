@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::form::{
-    Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Numbers, Optional, Ratio,
-    Shape, Size, Text, Variables,
+    Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Named, Numbers, Optional,
+    Ratio, Shape, Size, Text, Variables,
 };
 use crate::reader::Reader;
 use crate::secret::Secret;
@@ -96,6 +96,19 @@ const fn millis(min: u64, max: u64) -> Lasting {
 }
 
 const MIB: u64 = 1 << 20;
+
+const LOGGED: Named<Logged> = Named {
+    name: &text::PATTERN,
+    entries_max: 1024,
+    value: Choice::new(),
+};
+
+const FLAGS: Numbers = Numbers {
+    name: &text::FLAG,
+    entries_max: 64,
+    min: 0,
+    max: 100,
+};
 
 const BODY: Size = Size {
     min: 1024,
@@ -337,6 +350,35 @@ section! {
 }
 
 section! {
+    /// `[edge.flags]`: features that are on for a share of callers. Tools are told which are on for theirs; the same callers
+    /// have them on every edge, and keep them while the share grows.
+    EdgeFlags "edge.flags" {
+        /// For how many of 100 tenants each flag is on.
+        by_tenant: BTreeMap<String, u64> = FLAGS, Some(Value::Table(BTreeMap::new()));
+        /// For how many of 100 subjects each flag is on.
+        by_subject: BTreeMap<String, u64> = FLAGS, Some(Value::Table(BTreeMap::new()));
+        /// For how many of 100 sessions each flag is on; for calls without a session, of 100 subjects.
+        by_session: BTreeMap<String, u64> = FLAGS, Some(Value::Table(BTreeMap::new()));
+    }
+}
+
+section! {
+    /// `[edge.log]`: how much of what tools are called with, and of what they answer, is logged. Values that look like
+    /// secrets, or stand under names such as `password` or `token`, are masked in any case.
+    EdgeLog "edge.log" {
+        /// By tool, `*` at the end for all that begin so: `none` of the arguments, their names (`keys`), or all of them
+        /// (`full`). The longest name that fits counts; none if no name fits.
+        arguments: BTreeMap<String, Logged> = LOGGED, Some(Value::Table(BTreeMap::new()));
+        /// The same of results.
+        results: BTreeMap<String, Logged> = LOGGED, Some(Value::Table(BTreeMap::new()));
+        /// Members that are masked too: by name wherever they stand (`ssn`), or by JSON Pointer (`/patient/name`).
+        redact: Vec<String> = List { item: Text(&text::MEMBER), length_min: 0, length_max: 256 }, empty();
+        /// How much is written of the arguments of one call, and of its result.
+        limit: u64 = Size { min: 64, max: 4096 }, text("1KiB");
+    }
+}
+
+section! {
     /// `[edge.search]`: `find_tools` and `call_tool` in place of long lists of tools.
     EdgeSearch "edge.search" {
         /// Who gets a short list: nobody (`off`), clients that ask for it (`asked`), or also those that do not say, from
@@ -433,6 +475,10 @@ section! {
         pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// Scopes of which a caller's token must grant one to see and use what it offers; none: everybody may.
         scopes: Vec<String> = List { item: Text(&text::SCOPE), length_min: 0, length_max: 16 }, empty();
+        /// What its tools are told of a call: `request` its ID, trace and time left, `caller` also who calls (subject and
+        /// tenant), in which language (`Accept-Language`), and which of `edge.flags` are on. If it is not set, `request` for
+        /// http and openapi, which are elsewhere, and `caller` for all others.
+        context: Option<Telling> = Optional(Choice::<Telling>::new()), none();
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
         /// stdio: its arguments.
@@ -529,6 +575,25 @@ impl Choices for LogFormat {
     ];
 }
 
+/// How much of arguments or results is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    /// Nothing.
+    None,
+    /// The names of members, and what kinds of value they have.
+    Keys,
+    /// All but secrets.
+    Full,
+}
+
+impl Choices for Logged {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::None, "none"),
+        (Self::Keys, "keys"),
+        (Self::Full, "full"),
+    ];
+}
+
 /// Who gets a short list of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchMode {
@@ -590,6 +655,20 @@ impl Choices for Pinning {
         (Self::Report, "report"),
         (Self::Refuse, "refuse"),
     ];
+}
+
+/// What a plugin's tools are told of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// Its ID, its trace, and the time left.
+    Request,
+    /// Also who calls, in which language, and with which flags.
+    Caller,
+}
+
+impl Choices for Telling {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Request, "request"), (Self::Caller, "caller")];
 }
 
 /// In whose name a plugin's tools are called.
@@ -678,6 +757,8 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeGraphql::rows,
         EdgeCapnp::rows,
         EdgeWebsocket::rows,
+        EdgeFlags::rows,
+        EdgeLog::rows,
         EdgeSearch::rows,
         EdgeEvents::rows,
         EdgeShutdown::rows,

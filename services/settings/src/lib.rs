@@ -27,8 +27,9 @@ use sha2::{Digest, Sha256};
 
 pub use keys::{
     ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeConcurrency, EdgeCost,
-    EdgeEvents, EdgeGraphql, EdgeHttp, EdgeQueue, EdgeQuota, EdgeRate, EdgeRedis, EdgeSearch,
-    EdgeSession, EdgeUsage, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, SearchMode, Telemetry,
+    EdgeEvents, EdgeFlags, EdgeGraphql, EdgeHttp, EdgeLog, EdgeQueue, EdgeQuota, EdgeRate,
+    EdgeRedis, EdgeSearch, EdgeSession, EdgeUsage, EdgeWebsocket, Fleet, Grant, LogFormat, Logged,
+    Pinning, SearchMode, Telemetry, Telling,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -98,6 +99,10 @@ pub struct Edge {
     pub capnp: EdgeCapnp,
     /// Streams of events.
     pub events: EdgeEvents,
+    /// Features that are on for some.
+    pub flags: EdgeFlags,
+    /// What is logged of arguments and results.
+    pub log: EdgeLog,
     /// Short lists of tools.
     pub search: EdgeSearch,
     /// Bounds on WebSockets.
@@ -141,6 +146,8 @@ pub struct Plugin {
     pub pins: Pinning,
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
+    /// What its tools are told of a call.
+    pub context: Telling,
     /// How long one of its calls may take.
     pub call_timeout: std::time::Duration,
     /// What it is.
@@ -400,6 +407,8 @@ impl Settings {
         edge.graphql.show(&mut out);
         edge.capnp.show(&mut out);
         edge.websocket.show(&mut out);
+        edge.flags.show(&mut out);
+        edge.log.show(&mut out);
         edge.search.show(&mut out);
         edge.events.show(&mut out);
         EdgeShutdown {
@@ -439,6 +448,10 @@ impl Plugin {
                 Json::from(format!("{:?}", self.pins).to_lowercase()),
             ),
             ("scopes".to_owned(), Json::from(self.scopes.clone())),
+            (
+                "context".to_owned(),
+                Json::from(format!("{:?}", self.context).to_lowercase()),
+            ),
             (
                 "call_timeout".to_owned(),
                 Json::from(quantity::format_duration(self.call_timeout)),
@@ -694,6 +707,8 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let graphql = EdgeGraphql::read(reader);
     let capnp = EdgeCapnp::read(reader);
     let websocket = EdgeWebsocket::read(reader);
+    let flags = EdgeFlags::read(reader).filter(|flags| are_distinct(reader, flags));
+    let log = EdgeLog::read(reader);
     let search = EdgeSearch::read(reader);
     let events = EdgeEvents::read(reader);
     let shutdown =
@@ -725,10 +740,32 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         graphql: graphql?,
         capnp: capnp?,
         websocket: websocket?,
+        flags: flags?,
+        log: log?,
         search: search?,
         events: events?,
         shutdown: shutdown?,
     })
+}
+
+/// A flag sticks to one thing.
+fn are_distinct(reader: &mut Reader<'_>, flags: &EdgeFlags) -> bool {
+    let by = [
+        ("edge.flags.by_tenant", &flags.by_tenant),
+        ("edge.flags.by_subject", &flags.by_subject),
+        ("edge.flags.by_session", &flags.by_session),
+    ];
+    let mut seen = BTreeMap::new();
+    for (key, names) in by {
+        for name in names.keys() {
+            if let Some(other) = seen.insert(name, key) {
+                let found = format!("{name}, which {other} has too");
+                reader.table_problem(key, &found, "each flag in one of the three", None);
+                return false;
+            }
+        }
+    }
+    true
 }
 
 fn app(reader: &mut Reader<'_>) -> Option<App> {
@@ -749,7 +786,7 @@ fn app(reader: &mut Reader<'_>) -> Option<App> {
 fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
     let mut keys = PluginKeys::read(reader)?;
     if others.iter().any(|other| other.name == keys.name) {
-        reader.plugin_problem(
+        reader.table_problem(
             "plugin.name",
             "a name that another plugin has",
             "a name of its own",
@@ -758,7 +795,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         return None;
     }
     let needed = |reader: &mut Reader<'_>, key: &str, allowed: &str, write: &str| {
-        reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
+        reader.table_problem(key, "nothing", allowed, Some(write.to_owned()));
     };
     for (key, url) in [
         ("plugin.url", &keys.url),
@@ -770,7 +807,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
         {
             let allowed = "an http or https URL with a host";
-            reader.plugin_problem(key, &problem::quote(url), allowed, None);
+            reader.table_problem(key, &problem::quote(url), allowed, None);
             return None;
         }
     }
@@ -876,6 +913,10 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
         pins: keys.pins,
+        context: keys.context.unwrap_or(match keys.kind {
+            Kind::Http | Kind::Openapi => Telling::Request,
+            Kind::Stdio | Kind::Wasm | Kind::Builtin => Telling::Caller,
+        }),
         scopes: keys.scopes,
         call_timeout: keys.call_timeout,
         kind,
@@ -885,7 +926,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
 /// Reads how a plugin's requests prove who sends them.
 fn credential(reader: &mut Reader<'_>, keys: &mut PluginKeys) -> Option<Credential> {
     let mut needed = |key: &str, allowed: &str, write: &str| {
-        reader.plugin_problem(key, "nothing", allowed, Some(write.to_owned()));
+        reader.table_problem(key, "nothing", allowed, Some(write.to_owned()));
     };
     if keys.token_url.is_some() && keys.client_id.is_none() {
         let allowed = "the name under which token_url knows this plugin";
@@ -955,6 +996,7 @@ fn add_builtins(plugins: &mut Vec<Plugin>) {
                 prefix: format!("{name}_"),
                 trusted: true,
                 pins: Pinning::Off,
+                context: Telling::Caller,
                 scopes: Vec::new(),
                 call_timeout: std::time::Duration::from_secs(30),
                 kind: PluginKind::Builtin {

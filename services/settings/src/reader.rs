@@ -317,8 +317,8 @@ impl<'t> Reader<'t> {
         read
     }
 
-    /// Notes that a plugin's table is wrong as a whole.
-    pub(crate) fn plugin_problem(
+    /// Notes that a table is wrong as a whole: the plugin's that is being read, or one of the file's.
+    pub(crate) fn table_problem(
         &mut self,
         key: &str,
         found: &str,

@@ -198,6 +198,30 @@ pub(crate) static TENANT: Rule = Rule {
     guess: no_guess,
 };
 
+/// The name of a feature flag.
+pub(crate) static FLAG: Rule = Rule {
+    kind: "flag",
+    allowed: "1 to 64 letters, digits and the characters _ - .",
+    example: "new_search",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9_.-]{1,64}$"),
+    character: |c| c.is_ascii_alphanumeric() || "_-.".contains(c),
+    guess: |text| Some(text.replace(' ', "_")),
+};
+
+/// A member of JSON, by name or by pointer.
+pub(crate) static MEMBER: Rule = Rule {
+    kind: "member",
+    allowed: "a member's name, or a JSON Pointer that begins with a slash, of 1 to 256 bytes without control characters",
+    example: "ssn",
+    length_min: 1,
+    length_max: 256,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
 /// Where Redis is.
 pub(crate) static REDIS_URL: Rule = Rule {
     kind: "url",

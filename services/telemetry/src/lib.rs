@@ -17,6 +17,7 @@ mod events;
 mod labels;
 mod line;
 mod metrics;
+mod redact;
 mod request_id;
 mod runtime;
 mod sink;
@@ -32,6 +33,7 @@ pub use metrics::{
     METRICS_CONTENT_TYPE, MetricError, Metrics,
 };
 pub use prometheus::{Counter, Gauge, Histogram, IntCounter, IntGauge};
+pub use redact::{Detail, Redaction};
 pub use request_id::{REQUEST_ID_CHARS_MAX, RequestId};
 pub use runtime::{Stuck, Watchdog, WatchdogError};
 pub use start::{Guard, LogFormat, StartError, TelemetryOptions, start};

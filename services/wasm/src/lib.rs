@@ -16,7 +16,7 @@ mod state;
 
 pub use plugin::{CallError, LoadError, Plugin};
 pub use runtime::{Runtime, RuntimeError};
-pub use state::{Folder, Grants, Host, Level, Limits, Rights};
+pub use state::{Call, Caller, Folder, Grants, Host, Level, Limits, Rights};
 
 /// The interface as Rust has it.
 mod interface {

@@ -12,8 +12,9 @@ use wasmtime::{
 };
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
-use crate::interface::sweetmcp::plugin::host;
+pub use crate::interface::sweetmcp::plugin::context::{Call, Caller};
 pub use crate::interface::sweetmcp::plugin::host::Level;
+use crate::interface::sweetmcp::plugin::{context, host};
 
 /// Log lines of one call.
 const LOG_LINES_MAX: usize = 100;
@@ -30,6 +31,8 @@ pub trait Host: Send + Sync + 'static {
     fn log(&self, level: Level, message: &str);
     /// Says how far the call is.
     fn progress(&self, done: f64, total: Option<f64>, message: Option<&str>);
+    /// Returns the call; `None` while tools are listed.
+    fn call(&self) -> Option<Call>;
 }
 
 /// How much an instance may take.
@@ -129,6 +132,7 @@ impl State {
 pub(crate) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     host::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    context::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     if !grants.random {
         linker.allow_shadowing(true);
         let mut random = linker.instance(RANDOM)?;
@@ -163,6 +167,12 @@ impl host::Host for State {
         if let Some(host) = &self.host {
             host.progress(done, total, message.as_deref().map(cut));
         }
+    }
+}
+
+impl context::Host for State {
+    fn current(&mut self) -> Option<Call> {
+        self.host.as_ref().and_then(|host| host.call())
     }
 }
 

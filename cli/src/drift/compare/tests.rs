@@ -39,8 +39,7 @@ fn reported(name: &str, pid: u32) -> Instance {
             name: "time".into(),
             kind: "builtin".into(),
             state: PluginPhase::Ready,
-            tools: Vec::new(),
-            scopes: Vec::new(),
+            ..PluginState::default()
         }];
     }
     instance

@@ -12,18 +12,19 @@ use std::{
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonschema::Validator;
-use mcp::{Cause, Failure, call::META_SERVER_INFO, members::Members};
+use mcp::{
+    Cause, Failure,
+    call::META_SERVER_INFO,
+    members::Members,
+    mirror::{self, Mirror},
+};
 use serde::Serialize;
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
 
-use super::{
-    Freshness, Item, Listing, Scope, State,
-    builtin::hex,
-    mirror::{self, Mirror},
-};
+use super::{Freshness, Item, Listing, Scope, State, builtin::hex};
 
 /// How many things one page has.
 pub const PAGE_MAX: usize = 250;
@@ -335,12 +336,23 @@ impl Catalogue {
 
     /// Returns the public names of a plugin's tools.
     pub fn tools_of(&self, plugin: usize) -> impl Iterator<Item = &str> {
+        self.tool_entries(plugin).map(|(name, _)| name)
+    }
+
+    /// Returns the arguments that calls of a plugin's tools repeat in their head, by public name.
+    pub fn mirrors_of(&self, plugin: usize) -> impl Iterator<Item = (&str, &[Mirror])> {
+        self.tool_entries(plugin)
+            .filter(|(_, entry)| !entry.mirrors.is_empty())
+            .map(|(name, entry)| (name, entry.mirrors.as_slice()))
+    }
+
+    fn tool_entries(&self, plugin: usize) -> impl Iterator<Item = (&str, &Entry)> {
         let tools = self.lists.get(&List::Tools);
         tools
             .into_iter()
             .flatten()
             .filter(move |(_, entry)| entry.plugin == plugin)
-            .map(|(name, _)| name.as_str())
+            .map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// Returns what is missing, and why.
@@ -459,10 +471,7 @@ fn public(item: &Item, list: List, prefix: &str) -> Result<Public, String> {
     definition.set("name", to_raw_value(&name).map_err(unreadable)?);
     let raw = definition.to_raw();
     let mirrors = match list {
-        List::Tools if raw.get().contains("x-mcp-header") => {
-            let schema = input_schema(&raw).unwrap_or_default();
-            mirror::find(&schema).map_err(|why| format!("{name:?}: {why}"))?
-        }
+        List::Tools => mirror::of_tool(&raw).map_err(|why| format!("{name:?}: {why}"))?,
         _ => Vec::new(),
     };
     Ok((name, raw, mirrors))

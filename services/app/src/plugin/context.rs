@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::HeaderMap;
-use mcp::headers;
+use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
+use mcp::{headers, locale};
+use percent_encoding::percent_decode;
 use serde_json::{Value, json, value::RawValue};
 use telemetry::{RequestId, trace::TraceContext};
 use tokio_util::sync::CancellationToken;
@@ -28,12 +29,29 @@ pub struct CallContext {
     pub client: Arc<Client>,
     /// Where progress and log messages go.
     pub notices: Notices,
+    /// How much of this its plugin is told.
+    pub telling: Telling,
+}
+
+/// How much of a call's context its plugin is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Telling {
+    /// The request's ID, its trace, and the time left.
+    Request,
+    /// Also who calls, in which language, and with which flags.
+    #[default]
+    Caller,
 }
 
 impl CallContext {
     /// Tells whether nobody waits any more.
     pub fn is_over(&self) -> bool {
         self.cancelled.is_cancelled() || Instant::now() >= self.deadline
+    }
+
+    /// Returns the client, if its plugin is told of it.
+    pub fn told_client(&self) -> Option<&Client> {
+        (self.telling == Telling::Caller).then_some(&*self.client)
     }
 
     /// Returns how long somebody still waits.
@@ -51,6 +69,10 @@ pub struct Client {
     pub tenant: String,
     /// What the caller's token grants.
     pub scopes: Scopes,
+    /// The language that the client wants, a tag of BCP 47.
+    pub locale: Option<String>,
+    /// The feature flags that are on for the caller.
+    pub flags: Vec<String>,
     /// The client's `clientCapabilities`.
     pub capabilities: Value,
 }
@@ -74,12 +96,42 @@ impl Scopes {
     }
 }
 
+/// Flags of one call; edges send no more.
+const FLAGS_MAX: usize = 3 * 64;
+
 /// The methods that a server may ask of a client.
 const ROOTS: &str = "roots/list";
 const SAMPLING: &str = "sampling/createMessage";
 const ELICITATION: &str = "elicitation/create";
 
 impl Client {
+    /// Reads what the edge's headers tell of the caller. A client without an edge says only which language it wants.
+    pub fn read(head: &HeaderMap, capabilities: Value) -> Self {
+        let said = |name| {
+            let value = head.get(name).map(HeaderValue::as_bytes);
+            value.map(|value| percent_decode(value).decode_utf8_lossy().into_owned())
+        };
+        let wanted = head.get(headers::LOCALE).or(head.get(ACCEPT_LANGUAGE));
+        let flags = head
+            .get(headers::FLAGS)
+            .and_then(|value| value.to_str().ok());
+        Self {
+            principal: said(headers::PRINCIPAL).unwrap_or_default(),
+            tenant: said(headers::TENANT).unwrap_or_default(),
+            scopes: Scopes::read(head),
+            locale: wanted
+                .and_then(|value| value.to_str().ok())
+                .and_then(locale::preferred),
+            flags: flags
+                .into_iter()
+                .flat_map(str::split_ascii_whitespace)
+                .take(FLAGS_MAX)
+                .map(str::to_owned)
+                .collect(),
+            capabilities,
+        }
+    }
+
     /// Tells whether both are the same caller.
     pub fn is_same_caller(&self, other: &Self) -> bool {
         (&self.principal, &self.tenant) == (&other.principal, &other.tenant)
@@ -124,6 +176,46 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_is_read_from_the_head() {
+        for (head, want) in [
+            (&[][..], Client::default()),
+            (
+                &[
+                    ("sweetmcp-principal", "ana%40acme.example"),
+                    ("sweetmcp-tenant", "a%20b%C3%A9"),
+                    ("sweetmcp-locale", "de-CH"),
+                    ("accept-language", "fr"),
+                    ("sweetmcp-flags", "dark_mode new.search"),
+                ],
+                Client {
+                    principal: "ana@acme.example".to_owned(),
+                    tenant: "a b\u{e9}".to_owned(),
+                    locale: Some("de-CH".to_owned()),
+                    flags: vec!["dark_mode".to_owned(), "new.search".to_owned()],
+                    ..Client::default()
+                },
+            ),
+            (
+                &[("accept-language", "fr;q=0.5, nl")],
+                Client {
+                    locale: Some("nl".to_owned()),
+                    ..Client::default()
+                },
+            ),
+            (
+                &[("accept-language", "../etc"), ("sweetmcp-flags", " ")],
+                Client::default(),
+            ),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in head {
+                map.insert(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(Client::read(&map, Value::Null), want, "{head:?}");
+        }
+    }
 
     #[test]
     fn a_client_is_asked_only_what_it_declared() {

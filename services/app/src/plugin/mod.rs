@@ -4,7 +4,6 @@
 //! - [`context`]: whom work is done for; [`notices`]: what it tells before its result
 //! - [`hub`]: who listens for changes
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
-//! - [`mirror`]: arguments that the head repeats
 //! - [`pins`]: definitions that stay what they were
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
@@ -32,7 +31,6 @@ pub mod failing;
 mod followed;
 pub mod http;
 pub mod hub;
-pub mod mirror;
 pub mod mounts;
 pub mod notices;
 pub mod openapi;
@@ -43,7 +41,7 @@ pub mod stdio;
 mod upstream;
 pub mod wasm;
 
-pub use context::{CallContext, Client, Scopes};
+pub use context::{CallContext, Client, Scopes, Telling};
 
 /// What a plugin answered.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
-    Answer, Ask, CallContext, Plugin, Scopes, State,
+    Answer, Ask, CallContext, Plugin, Scopes, State, Telling,
     builtin::{Builtin, Set, SetError},
     catalogue::{Can, Catalogue, Contribution, Entry, List},
     conformance::Conformance,
@@ -38,6 +38,8 @@ pub struct Spec {
     pub prefix: String,
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
+    /// What it is told of a call.
+    pub telling: Telling,
     /// What it is.
     pub kind: Kind,
 }
@@ -94,6 +96,7 @@ pub struct Mounted {
     prefix: String,
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
+    telling: Telling,
     pins: Option<Pins>,
     /// What it is.
     pub plugin: Plugin,
@@ -219,6 +222,7 @@ impl Mounts {
                     name: spec.name.into(),
                     prefix: spec.prefix,
                     scopes: spec.scopes,
+                    telling: spec.telling,
                     plugin,
                 })
             })
@@ -354,7 +358,10 @@ impl Mounts {
             method,
             key,
             params,
-            context,
+            context: CallContext {
+                telling: one.telling,
+                ..context
+            },
         };
         let answer = one.plugin.ask(ask).await?;
         Ok(Asked {

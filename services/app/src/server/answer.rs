@@ -8,12 +8,13 @@ use std::{sync::Arc, time::SystemTime};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use mcp::{
     Cause, Failure, Id, Method, Outcome, Revision,
     call::{META_CLIENT_CAPABILITIES, META_SERVER_INFO},
-    envelope, headers,
+    envelope,
     members::Members,
+    mirror,
 };
 use serde_json::{
     json,
@@ -28,9 +29,8 @@ use super::{
     stream::{self, Finished},
 };
 use crate::plugin::{
-    Answer, CallContext, Client, Scopes,
+    Answer, CallContext, Client, Scopes, Telling,
     catalogue::{Catalogue, List, capabilities},
-    mirror,
     notices::{Heard, Level, Notices, Wishes},
 };
 
@@ -212,6 +212,7 @@ async fn work(
         cancelled: CancellationToken::new(),
         client,
         notices,
+        telling: Telling::default(),
     };
     let id = request.id.clone();
     let asked = rounds::ask(server, request, context, SystemTime::now()).await;
@@ -227,7 +228,8 @@ fn mirrored(server: &Server, head: &HeaderMap, request: &Request<'_>) -> Result<
     };
     match entry {
         Some(entry) if !entry.mirrors.is_empty() => {
-            mirror::check(head, &entry.mirrors, request.params.get("arguments"))
+            let values = |name: &str| head.get_all(name).iter().map(|value| value.to_str().ok());
+            mirror::check(&entry.mirrors, request.params.get("arguments"), values)
         }
         _ => Ok(()),
     }
@@ -235,22 +237,11 @@ fn mirrored(server: &Server, head: &HeaderMap, request: &Request<'_>) -> Result<
 
 fn client(head: &HeaderMap, params: &Members<'_>) -> Result<Arc<Client>, Failure> {
     let meta = meta(params)?;
-    let said = |name: &str| {
-        head.get(name)
-            .map(HeaderValue::as_bytes)
-            .map(|value| String::from_utf8_lossy(value).into_owned())
-            .unwrap_or_default()
-    };
     let capabilities = meta
         .get(META_CLIENT_CAPABILITIES)
         .and_then(|raw| serde_json::from_str(raw.get()).ok())
         .unwrap_or_default();
-    Ok(Arc::new(Client {
-        principal: said(headers::PRINCIPAL),
-        tenant: said(headers::TENANT),
-        scopes: Scopes::read(head),
-        capabilities,
-    }))
+    Ok(Arc::new(Client::read(head, capabilities)))
 }
 
 fn wishes(params: &Members<'_>) -> Result<Wishes, Failure> {

@@ -81,7 +81,7 @@ struct InProcess(Server);
 #[derive(Clone)]
 struct Caller {
     story: Arc<Story>,
-    /// The headers that name the principal and its tenant.
+    /// The headers that tell of the principal.
     who: Arc<HeaderMap>,
 }
 
@@ -185,7 +185,14 @@ fn asker(story: &Arc<Story>, head: &HeaderMap, deadline: Duration) -> Asker<Call
         String::from_utf8_lossy(value.as_bytes()).into_owned()
     };
     let (principal, tenant) = (said(headers::PRINCIPAL), said(headers::TENANT));
-    said(headers::SCOPES);
+    for other in [
+        headers::SCOPES,
+        headers::LOCALE,
+        headers::FLAGS,
+        "accept-language",
+    ] {
+        said(other);
+    }
     Asker {
         principal,
         tenant,

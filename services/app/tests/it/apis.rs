@@ -124,6 +124,7 @@ fn api(document: PathBuf, url: &str, credential: Credential) -> Spec {
         name: "shelter".to_owned(),
         prefix: "shelter_".to_owned(),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Openapi(OpenapiSpec {
             document,
             url: url.to_owned(),

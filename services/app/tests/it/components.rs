@@ -19,6 +19,7 @@ fn component(module: PathBuf, digest: Option<String>) -> Spec {
         name: "rude".to_owned(),
         prefix: "rude_".to_owned(),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Wasm(WasmSpec {
             module,
             digest,

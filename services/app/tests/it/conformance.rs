@@ -16,6 +16,7 @@ async fn check(suite: &str, args: &[&str], scored: usize, unscored: &str) {
         name: "conformance".to_owned(),
         prefix: String::new(),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Conformance,
     }])
     .await;

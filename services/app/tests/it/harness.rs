@@ -276,6 +276,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Builtin(set),
     }
 }
@@ -294,6 +295,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Stdio(StdioSpec {
             program,
             instances: 1,

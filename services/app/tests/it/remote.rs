@@ -69,6 +69,7 @@ fn with(url: &str, credential: Credential) -> Spec {
         name: "remote".to_owned(),
         prefix: "remote_".to_owned(),
         scopes: Vec::new(),
+        telling: app::plugin::Telling::default(),
         kind: Kind::Http(HttpSpec {
             url: url.to_owned(),
             credential,

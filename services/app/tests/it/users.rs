@@ -227,6 +227,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
             name: name.to_owned(),
             prefix: format!("{name}_"),
             scopes: Vec::new(),
+            telling: app::plugin::Telling::default(),
             kind,
         })
         .into()

@@ -21,7 +21,9 @@ use mcp::envelope::{self, Body};
 use mcp::headers::{METHOD, NAME, PARAM_PREFIX, PROTOCOL_VERSION, SESSION_ID};
 use mcp::members::Members;
 use mcp::sse::{Event, KEEP_ALIVE};
-use mcp::{Call, Cause, Era, Failure, Id, Message, Method, Refused, Revision, headers};
+use mcp::{
+    Call, Cause, Era, Failure, Id, Message, Method, ParamHeaders, Refused, Revision, headers,
+};
 use serde_json::value::RawValue;
 
 use super::{accepts_events, body_bounds, check_json_post, empty, json, sessions};
@@ -276,7 +278,7 @@ async fn modern(
         name: head.name.clone(),
         id: id.clone(),
         body: body.clone(),
-        param_headers: head.params.clone(),
+        param_headers: ParamHeaders::Sent(head.params.clone()),
         method,
     };
     if !head.takes_events {

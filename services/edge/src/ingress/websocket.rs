@@ -35,7 +35,7 @@ use mcp::call::META_VERSION;
 use mcp::envelope::{self, Body};
 use mcp::members::Members;
 use mcp::notification::Notification;
-use mcp::{Call, Cause, Failure, Id, Message, Method, Refused, Revision};
+use mcp::{Call, Cause, Failure, Id, Message, Method, ParamHeaders, Refused, Revision};
 use pingora::protocols::Stream;
 use policy::admission::{Gate, Permit};
 use serde_json::value::RawValue;
@@ -660,7 +660,7 @@ impl Reader<'_> {
             method,
             id: Some(id.clone()),
             body: message.clone(),
-            param_headers: Vec::new(),
+            param_headers: ParamHeaders::ToWrite,
         };
         let answer = Answer {
             edge: Arc::clone(self.edge),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use wasm::{CallError, Grants, Host, Level, Limits, Plugin, Runtime};
+use wasm::{Call, CallError, Caller, Grants, Host, Level, Limits, Plugin, Runtime};
 
 /// One for the process, as in production.
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -23,6 +23,20 @@ impl Host for Heard {
     fn progress(&self, done: f64, total: Option<f64>, message: Option<&str>) {
         let line = format!("{done} of {total:?}: {message:?}");
         self.0.lock().unwrap().push(line);
+    }
+
+    fn call(&self) -> Option<Call> {
+        Some(Call {
+            request_id: "r-1".to_owned(),
+            traceparent: "00-trace-span-01".to_owned(),
+            time_left_ms: 5_000,
+            caller: Some(Caller {
+                principal: "ana".to_owned(),
+                tenant: "acme".to_owned(),
+                locale: Some("de-CH".to_owned()),
+                flags: vec!["dark".to_owned(), "new".to_owned()],
+            }),
+        })
     }
 }
 

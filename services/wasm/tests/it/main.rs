@@ -9,3 +9,4 @@
 mod examples;
 mod harness;
 mod rude;
+mod told;

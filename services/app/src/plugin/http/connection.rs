@@ -3,6 +3,7 @@
 //! A connection of the older era has a session, whose end ends the connection: whoever keeps it makes a new one.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -12,10 +13,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{
-    HeaderMap, HeaderValue, Method as Verb, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode,
     header::{ACCEPT, CONTENT_TYPE},
 };
-use mcp::{Era, Id, Method, Revision, envelope, headers, members::Members};
+use mcp::{Era, Id, Method, Mirror, Revision, envelope, headers, members::Members, mirror};
 use reqwest::{Client, Response, Url};
 use serde::Deserialize;
 use serde_json::{
@@ -25,10 +26,7 @@ use serde_json::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    marks::{self, Marks},
-    sse::EventReader,
-};
+use super::sse::EventReader;
 use crate::plugin::{
     Answer,
     credential::Badge,
@@ -62,6 +60,9 @@ pub(super) struct Endpoint {
     pub(super) answer_bytes_max: usize,
 }
 
+/// The arguments that go into heads, by the server's own name of the tool; only tools that have any.
+pub(super) type Mirrored = HashMap<String, Vec<Mirror>>;
+
 /// A connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Connection(Arc<Shared>);
@@ -71,7 +72,7 @@ struct Shared {
     endpoint: Endpoint,
     revision: OnceLock<Revision>,
     session: OnceLock<HeaderValue>,
-    marks: Arc<ArcSwap<Marks>>,
+    mirrored: Arc<ArcSwap<Mirrored>>,
     next_id: AtomicU64,
     heard: AtomicU64,
     room: Arc<Semaphore>,
@@ -80,18 +81,18 @@ struct Shared {
 }
 
 impl Connection {
-    /// Begins without agreement. `marks` says which arguments go into heads; `lists_changed` is told when the server says that
+    /// Begins without agreement. `mirrored` says which arguments go into heads; `lists_changed` is told when the server says that
     /// a list changed.
     pub(super) fn new(
         endpoint: Endpoint,
-        marks: Arc<ArcSwap<Marks>>,
+        mirrored: Arc<ArcSwap<Mirrored>>,
         lists_changed: Arc<Notify>,
     ) -> Self {
         Self(Arc::new(Shared {
             endpoint,
             revision: OnceLock::new(),
             session: OnceLock::new(),
-            marks,
+            mirrored,
             next_id: AtomicU64::new(1),
             heard: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(PENDING_MAX)),
@@ -235,11 +236,15 @@ impl Connection {
             .and_then(|member| members.get_str(member));
         if let Some(name) = name {
             set(headers::NAME, &name);
-            if let (Some(marks), Some(arguments)) =
-                (self.0.marks.load().get(&name), members.get("arguments"))
+            if let (Some(mirrors), Some(arguments)) =
+                (self.0.mirrored.load().get(&name), members.get("arguments"))
             {
                 let arguments: Value = serde_json::from_str(arguments.get()).unwrap_or_default();
-                head.extend(marks::fields(marks, &arguments));
+                let fields = mirror::write(mirrors, &arguments);
+                head.extend(fields.iter().filter_map(|(name, value)| {
+                    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                    Some((name, HeaderValue::from_str(value).ok()?))
+                }));
             }
         }
         head

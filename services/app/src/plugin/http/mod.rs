@@ -1,6 +1,6 @@
 //! Remote MCP servers over streamable HTTP, of either era.
 //!
-//! - [`sse`], [`marks`]: events, and parameters that go into a request's head; pure
+//! - [`sse`]: events; pure
 //! - [`connection`]: one agreement with the server
 //! - [`visitors`]: users that the server is asked for in their own names
 //!
@@ -14,14 +14,13 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mcp::{Cause, Era, Failure};
+use mcp::{Cause, Era, Failure, mirror};
 use reqwest::Url;
-use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Item, Listing, State,
+    Answer, Ask, Listing, State,
     credential::{Badge, Credential, Credentials, User},
     failing::Failing,
     outgoing,
@@ -35,11 +34,10 @@ use super::{
 };
 
 mod connection;
-mod marks;
 pub mod sse;
 mod visitors;
 
-use connection::{Connection, Endpoint};
+use connection::{Connection, Endpoint, Mirrored};
 use visitors::Visitors;
 
 /// How often a silent server is asked whether it is there.
@@ -83,7 +81,7 @@ struct Shared {
     own: Arc<Badge>,
     visitors: Visitors,
     /// Which arguments go into heads, by tool.
-    marks: Arc<ArcSwap<marks::Marks>>,
+    mirrored: Arc<ArcSwap<Mirrored>>,
     shown: Shown,
     links: watch::Sender<Option<Arc<Link>>>,
     /// What was agreed with the server when it was last in service.
@@ -135,7 +133,7 @@ impl Http {
             own: Arc::new(credentials.own()),
             credentials,
             visitors: Visitors::default(),
-            marks: Arc::default(),
+            mirrored: Arc::default(),
             shown: Shown::new(changed),
             links: watch::Sender::new(None),
             known: ArcSwapOption::empty(),
@@ -291,8 +289,8 @@ impl Shared {
             badge,
             answer_bytes_max: self.spec.answer_bytes_max,
         };
-        let marks = Arc::clone(&self.marks);
-        Ok(Connection::new(endpoint, marks, changes))
+        let mirrored = Arc::clone(&self.mirrored);
+        Ok(Connection::new(endpoint, mirrored, changes))
     }
 
     async fn supervise(self: Arc<Self>, stop: CancellationToken) {
@@ -403,27 +401,22 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(), HandshakeError> {
         let mut listing = handshake::list_all(connection, agreement, deadline).await?;
-        let mut marked = marks::Marks::new();
-        listing.tools.retain(|tool| match marks_of(tool) {
-            Some(marks) if marks.is_empty() => true,
-            Some(marks) => {
-                marked.insert(tool.key.clone(), marks);
+        let mut mirrored = Mirrored::new();
+        listing.tools.retain(|tool| match mirror::of_tool(&tool.raw) {
+            Ok(mirrors) if mirrors.is_empty() => true,
+            Ok(mirrors) => {
+                mirrored.insert(tool.key.clone(), mirrors);
                 true
             }
-            None => {
-                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), "a tool with a wrong x-mcp-header is not served");
+            Err(error) => {
+                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), %error, "the tool is not served");
                 false
             }
         });
-        self.marks.store(Arc::new(marked));
+        self.mirrored.store(Arc::new(mirrored));
         self.shown.set_listing(listing);
         Ok(())
     }
-}
-
-fn marks_of(tool: &Item) -> Option<Vec<marks::Mark>> {
-    let definition: Value = serde_json::from_str(tool.raw.get()).ok()?;
-    marks::read(&definition)
 }
 
 /// Keeps a stream of changes open; where there is none, has the lists fetched now and then.

@@ -281,6 +281,16 @@ impl Shared {
                 .header(http::header::CONTENT_TYPE, body.content_type)
                 .body(body.bytes);
         }
+        let locale = context
+            .told_client()
+            .and_then(|client| client.locale.as_deref());
+        let says_language =
+            |(name, _): &(String, String)| name.eq_ignore_ascii_case("accept-language");
+        if let Some(locale) = locale
+            && !request.headers.iter().any(says_language)
+        {
+            sent = sent.header(http::header::ACCEPT_LANGUAGE, locale);
+        }
         sent = sent.headers(outgoing::trace_fields(context));
         let again = sent.try_clone();
         let bearer = visitor.badge.held().await;

@@ -5,19 +5,27 @@
 //! | the client's identity, capabilities and log level leave `_meta` | `resultType: complete` |
 //! | `inputResponses` and `requestState` are dropped | a `resources/read` is stale at once and private |
 //! | | error -32002 (no such resource) becomes -32602 |
+//!
+//! A server of either era is told in `_meta` for which request it works; what a client says there of itself in our name is not
+//! passed on.
 
 use mcp::{
     Era, Failure, Method,
     call::{META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_VERSION},
     failure::Cause,
-    members::Members,
+    members::{Members, raw_of},
 };
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::plugin::{Ask, CallContext};
+use crate::plugin::{Ask, CallContext, Client};
 
 /// The member of `_meta` that carries the request's ID to upstream servers.
 pub(crate) const META_REQUEST_ID: &str = "dev.sweetmcp/requestId";
+/// The member of `_meta` that says how many milliseconds somebody still waits.
+const META_DEADLINE: &str = "dev.sweetmcp/deadlineMs";
+/// The member of `_meta` that says who calls, in which language, and with which flags.
+const META_CALLER: &str = "dev.sweetmcp/caller";
 /// The member of `_meta` that says which log messages the client wants.
 pub(crate) const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// What a legacy server answers when a resource is not there.
@@ -74,6 +82,12 @@ fn meta_for_server(
         }
     }
     meta.set(META_REQUEST_ID, string(context.request_id.as_str())?);
+    let left_ms = u64::try_from(context.time_left().as_millis()).unwrap_or(u64::MAX);
+    meta.set(META_DEADLINE, raw_of(&left_ms));
+    match context.told_client() {
+        Some(client) => meta.set(META_CALLER, raw_of(&Caller::of(client))),
+        None => meta.remove(META_CALLER),
+    }
     meta.set("traceparent", string(&context.trace.child().traceparent())?);
     let rest = [
         ("tracestate", context.trace.tracestate()),
@@ -86,6 +100,27 @@ fn meta_for_server(
         }
     }
     Ok(meta.to_raw())
+}
+
+/// Who calls, as servers are told.
+#[derive(Serialize)]
+struct Caller<'a> {
+    principal: &'a str,
+    tenant: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locale: Option<&'a str>,
+    flags: &'a [String],
+}
+
+impl<'a> Caller<'a> {
+    fn of(client: &'a Client) -> Self {
+        Self {
+            principal: &client.principal,
+            tenant: &client.tenant,
+            locale: client.locale.as_deref(),
+            flags: &client.flags,
+        }
+    }
 }
 
 /// Makes a result of 2026-07-28 from a server's.
@@ -154,7 +189,10 @@ mod tests {
     use telemetry::{RequestId, trace::TraceContext};
 
     use super::*;
-    use crate::plugin::notices::{Notices, Wishes};
+    use crate::plugin::{
+        Telling,
+        notices::{Notices, Wishes},
+    };
 
     fn raw(text: &str) -> Box<RawValue> {
         serde_json::from_str(text).unwrap()
@@ -166,21 +204,31 @@ mod tests {
         let parent = format!("{PARENT}00f067aa0ba902b7-01");
         let trace = TraceContext::from_text(Some(&parent), None, None).unwrap();
         let params = raw(
-            r#"{"name":"x_add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"progressToken":1,"vendor/x":2}}"#,
+            r#"{"name":"x_add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"progressToken":1,"vendor/x":2,"dev.sweetmcp/caller":{"principal":"root"}}}"#,
         );
         let wishes = Wishes {
             progress_token: Some(raw("1")),
             ..Wishes::default()
         };
         let (wanted, _heard) = Notices::open(wishes).unwrap();
-        for (era, want) in [
+        let client = Client {
+            principal: "ana".to_owned(),
+            tenant: "acme".to_owned(),
+            locale: Some("de-CH".to_owned()),
+            flags: vec!["dark".to_owned()],
+            ..Client::default()
+        };
+        let client = std::sync::Arc::new(client);
+        for (era, telling, want) in [
             (
                 Era::Legacy,
-                r#"{"name":"add","arguments":{"a":1.0},"_meta":{"vendor/x":2,"progressToken":42,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
+                Telling::Caller,
+                r#"{"name":"add","arguments":{"a":1.0},"_meta":{"vendor/x":2,"dev.sweetmcp/caller":{"principal":"ana","tenant":"acme","locale":"de-CH","flags":["dark"]},"progressToken":42,"dev.sweetmcp/requestId":"r-1","dev.sweetmcp/deadlineMs":0,"traceparent":"TRACE"}}"#,
             ),
             (
                 Era::Modern,
-                r#"{"name":"add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"vendor/x":2,"progressToken":42,"dev.sweetmcp/requestId":"r-1","traceparent":"TRACE"}}"#,
+                Telling::Request,
+                r#"{"name":"add","arguments":{"a":1.0},"requestState":"s","_meta":{"io.modelcontextprotocol/clientInfo":{},"vendor/x":2,"progressToken":42,"dev.sweetmcp/requestId":"r-1","dev.sweetmcp/deadlineMs":0,"traceparent":"TRACE"}}"#,
             ),
         ] {
             let ask = Ask {
@@ -192,8 +240,9 @@ mod tests {
                     trace: trace.clone(),
                     deadline: Instant::now(),
                     cancelled: tokio_util::sync::CancellationToken::new(),
-                    client: std::sync::Arc::default(),
+                    client: std::sync::Arc::clone(&client),
                     notices: wanted.clone(),
+                    telling,
                 },
             };
             let sent = params_for_server(&ask, era, 42).unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::wasm::{CallError, Grants, Host, Level, Limits, LoadError, Plugin, Runtime};
+use ::wasm::{Call, CallError, Caller, Grants, Host, Level, Limits, LoadError, Plugin, Runtime};
 use arc_swap::ArcSwapOption;
 use jsonschema::Validator;
 use mcp::{Cause, Failure, Method};
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Answer, Ask, Freshness, Item, Listing, Scope, State,
+    Answer, Ask, CallContext, Freshness, Item, Listing, Scope, State,
     builtin::tool::refused,
     failing::Failing,
     followed::{self, Followed},
@@ -163,7 +163,7 @@ impl Wasm {
                     .context
                     .deadline
                     .min(Instant::now() + shared.spec.call_timeout);
-                let host = shared.host(ask.context.request_id.as_str(), ask.context.notices);
+                let host = shared.host(Some(call(&ask.context, deadline)), ask.context.notices);
                 let arguments = arguments.to_string();
                 let called = serving
                     .plugin
@@ -180,10 +180,10 @@ impl Wasm {
 }
 
 impl Shared {
-    fn host(&self, request_id: &str, notices: Notices) -> Arc<dyn Host> {
+    fn host(&self, call: Option<Call>, notices: Notices) -> Arc<dyn Host> {
         Arc::new(Logger {
             plugin: Arc::clone(&self.name),
-            request_id: request_id.to_owned(),
+            call,
             notices,
         })
     }
@@ -246,7 +246,7 @@ impl Shared {
             })?;
         let deadline = Instant::now() + LIST_TIMEOUT;
         let listed = plugin
-            .list_tools(self.host("-", Notices::default()), deadline)
+            .list_tools(self.host(None, Notices::default()), deadline)
             .await?;
         let (mut tools, mut checks) = (Vec::new(), HashMap::new());
         for text in
@@ -312,16 +312,38 @@ fn result(text: String) -> Value {
     result
 }
 
+/// What a component is told of its call.
+fn call(context: &CallContext, deadline: Instant) -> Call {
+    let left = deadline.saturating_duration_since(Instant::now());
+    Call {
+        request_id: context.request_id.as_str().to_owned(),
+        traceparent: context.trace.child().traceparent(),
+        time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        caller: context.told_client().map(|client| Caller {
+            principal: client.principal.clone(),
+            tenant: client.tenant.clone(),
+            locale: client.locale.clone(),
+            flags: client.flags.clone(),
+        }),
+    }
+}
+
 /// Writes what a component says into our log, escaped, and tells its client how far it is.
 struct Logger {
     plugin: Arc<str>,
-    request_id: String,
+    call: Option<Call>,
     notices: Notices,
+}
+
+impl Logger {
+    fn request_id(&self) -> &str {
+        self.call.as_ref().map_or("-", |call| &call.request_id)
+    }
 }
 
 impl Host for Logger {
     fn log(&self, level: Level, message: &str) {
-        let (plugin, request_id) = (&*self.plugin, self.request_id.as_str());
+        let (plugin, request_id) = (&*self.plugin, self.request_id());
         let said = message.escape_debug().to_string();
         match level {
             Level::Debug => tracing::debug!(plugin, request_id, said, "the plugin says"),
@@ -345,11 +367,15 @@ impl Host for Logger {
         let said = message.map(|message| message.escape_debug().to_string());
         tracing::debug!(
             plugin = &*self.plugin,
-            request_id = self.request_id,
+            request_id = self.request_id(),
             done,
             total,
             said,
             "the plugin goes on"
         );
+    }
+
+    fn call(&self) -> Option<Call> {
+        self.call.clone()
     }
 }
