@@ -543,7 +543,11 @@ pub fn language(data: &[u8]) {
     };
     if let Some(tag) = mcp::locale::preferred(text) {
         assert!(tag.is_ascii() && tag.len() <= 64, "{tag:?}");
-        assert!(text.to_ascii_lowercase().contains(&tag.to_ascii_lowercase()), "{tag:?}");
+        assert!(
+            text.to_ascii_lowercase()
+                .contains(&tag.to_ascii_lowercase()),
+            "{tag:?}"
+        );
         assert_eq!(mcp::locale::preferred(&tag).as_deref(), Some(&*tag));
     }
 }

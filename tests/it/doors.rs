@@ -1,12 +1,16 @@
 //! The same call at every front door comes to the same.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use testkit::{Answer, Fleet, workspace};
+use testkit::{Answer, Fleet, eventually, workspace};
 
 use crate::clients::in_python;
+use crate::telling::meta_plugin;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One call for all doors.
 pub(crate) struct Same<'a> {
@@ -152,5 +156,125 @@ async fn tools_that_want_arguments_in_the_head_are_called_by_everybody() -> Resu
         let native = &said["mcp 2026-07-28"];
         assert!(native.contains("-32020"), "{native}");
     }
+    Ok(())
+}
+
+/// Tools know for whom they work, whatever the door; a client cannot say it in their place.
+#[tokio::test]
+async fn tools_are_told_who_calls_in_which_language_and_with_which_flags() -> Result<()> {
+    let fleet = Fleet::up(&format!(
+        "[edge.flags]\nby_tenant = {{ dark = 100 }}\nby_subject = {{ off = 0 }}\nby_session = {{ new = 100 }}\n[fleet]\napps = 1\n{}",
+        meta_plugin()
+    ))
+    .await?;
+    let call = Same {
+        tool: "meta",
+        arguments: json!({}),
+        headers: &[
+            ("accept-language", "fr;q=0.5, de-ch"),
+            ("sweetmcp-principal", "root"),
+            ("sweetmcp-flags", "off"),
+            ("sweetmcp-deadline-ms", "7000"),
+        ],
+        mirrored: &[],
+    };
+    let said = at_every_door(&fleet, &call).await?;
+    for (door, text) in &said {
+        let text = text.replace('\\', "");
+        // Cap'n Proto has no words for languages.
+        let locale = match door.as_str() {
+            "capnp" => "",
+            _ => "\"locale\": \"de-CH\", ",
+        };
+        let caller = format!(
+            r#""dev.sweetmcp/caller": {{"principal": "developer", "tenant": "default", {locale}"flags": ["dark", "new"]}}"#
+        );
+        assert!(text.contains(&caller), "{door}: {text}");
+        for known in [
+            "dev.sweetmcp/requestId",
+            "dev.sweetmcp/deadlineMs",
+            "traceparent",
+        ] {
+            assert!(text.contains(known), "{door}: {known}: {text}");
+        }
+    }
+    Ok(())
+}
+
+/// Everything that the fleet has logged so far.
+fn all_logs(fleet: &Fleet) -> Result<String> {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(fleet.state().join("logs"))? {
+        all += &std::fs::read_to_string(entry?.path())?;
+    }
+    Ok(all)
+}
+
+const CANARY: &str = "canary-5f1e";
+
+/// Whatever is called wherever, even when it goes wrong and at the lowest level.
+#[tokio::test]
+async fn arguments_and_results_are_in_no_log_unless_their_tool_is_allowed() -> Result<()> {
+    let fleet = Fleet::up(&format!(
+        "[telemetry]\nlog_filter = \"debug\"\n[fleet]\napps = 1\n[edge.log]\narguments = {{ json_format = \"full\" }}\nresults = {{ \"json_*\" = \"full\" }}\nredact = [\"ssn\"]\n{}",
+        meta_plugin()
+    ))
+    .await?;
+    for (tool, arguments) in [
+        ("json_query", json!({"document": {"a": 1}, "path": CANARY})),
+        ("hash_digest", json!({"text": CANARY, "algorithm": CANARY})),
+        ("meta", json!({"a": CANARY, "fail": true})),
+        (CANARY, json!({"a": CANARY})),
+    ] {
+        let call = Same {
+            tool,
+            arguments,
+            headers: &[],
+            mirrored: &[],
+        };
+        over_http(&fleet, &call).await?;
+        if tool != CANARY {
+            at_every_door(&fleet, &call).await?;
+        }
+    }
+    let ends = &fleet.status.endpoints;
+    for url in [&ends.mcp, &ends.jsonrpc, &ends.batch, &ends.graphql] {
+        for body in [
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":"{CANARY}"}}"#),
+            format!(r#"{{"jsonrpc":"2.0","id":1,"params":["{CANARY}""#),
+            format!(r#"{{"query":"{{ {CANARY}(a: \"{CANARY}\") "}}"#),
+            format!(r#"{{"query":"{{ json_query(document: \"{CANARY}\") {{ text }} }}"}}"#),
+            CANARY.to_owned(),
+        ] {
+            let request = fleet.client().post(url).body(body);
+            fleet
+                .client()
+                .send(request.header("content-type", "application/json"))
+                .await?;
+        }
+    }
+    let document = json!({"name": "visible", "password": CANARY, "list": [{"SSN": CANARY}]});
+    let call = Same {
+        tool: "json_format",
+        arguments: json!({"document": document}),
+        headers: &[],
+        mirrored: &[],
+    };
+    let said = at_every_door(&fleet, &call).await?;
+    let logs = eventually(PATIENCE, || async {
+        let logs = all_logs(&fleet)?;
+        let told = logs.matches("a tool was called").count();
+        // The results of the calls before that had one are told of too.
+        anyhow::ensure!(told >= said.len(), "{told} of {}", said.len());
+        Ok(logs)
+    })
+    .await?;
+    assert!(logs.contains("visible") && logs.contains("[redacted]"));
+    // The name of a tool that there is not is no argument.
+    let leaks = logs.lines().filter(|line| {
+        let tool = format!(r#""tool":"{CANARY}""#);
+        line.replace(&tool, "").contains(CANARY)
+    });
+    assert_eq!(leaks.collect::<Vec<_>>(), Vec::<&str>::new());
     Ok(())
 }

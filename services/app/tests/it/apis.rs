@@ -159,9 +159,10 @@ async fn an_api_is_called_as_its_document_says() {
         "{tools}"
     );
 
-    let listed = app
-        .call("shelter_listAnimals", json!({"limit": 5, "kind": ["cat", "dog"], "filter": {"age": {"min": 1}}, "X-Locale": "de"}))
-        .await;
+    let arguments = json!({"limit": 5, "kind": ["cat", "dog"], "filter": {"age": {"min": 1}}, "X-Locale": "de"});
+    let params = json!({"name": "shelter_listAnimals", "arguments": arguments});
+    let language = [("accept-language", "fr;q=0.5, de-ch")];
+    let listed = app.ask_with("tools/call", params, &language).await;
     assert_eq!(
         listed.body["result"]["structuredContent"],
         json!({"value": [{"id": 1, "name": "Minka"}]}),
@@ -176,6 +177,7 @@ async fn an_api_is_called_as_its_document_says() {
         ("x-api-key", "k"),
         ("authorization", "Bearer one"),
         ("x-locale", "de"),
+        ("accept-language", "de-CH"),
     ] {
         assert_eq!(headers[name], value);
     }
