@@ -552,6 +552,31 @@ pub fn language(data: &[u8]) {
     }
 }
 
+/// A signed request: a first line is `Signature-Input`, a second `Signature`, the rest `Content-Digest`. Nobody here has the key.
+pub fn signature(data: &[u8]) {
+    let mut lines = data.splitn(3, |byte| *byte == b'\n');
+    let mut headers = http::HeaderMap::new();
+    for name in ["signature-input", "signature", "content-digest"] {
+        if let Ok(value) = http::HeaderValue::from_bytes(lines.next().unwrap_or_default()) {
+            headers.insert(name, value);
+        }
+    }
+    let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}]}"#;
+    let keys = signature::Keys::from_jwks(set).expect("a set");
+    let rules = signature::Rules {
+        age_max: std::time::Duration::from_secs(300),
+        leeway: std::time::Duration::from_secs(30),
+    };
+    let request = signature::Request {
+        method: "POST",
+        path: "/mcp",
+        query: None,
+        headers: &headers,
+    };
+    assert!(signature::verify(&keys, &rules, &request, 1_800_000_000).is_err());
+    let _ = signature::Keys::from_jwks(&String::from_utf8_lossy(data));
+}
+
 /// Searches for tools: a first line is the query, each further one a tool (name, tab, description).
 pub fn search(data: &[u8]) {
     let text = String::from_utf8_lossy(data);

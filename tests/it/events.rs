@@ -223,7 +223,7 @@ async fn who_comes_back_hears_what_was_missed_and_many_hear_what_comes() -> Resu
 }
 
 /// A real Redis on a free port.
-async fn redis() -> Result<(Child, String)> {
+pub(crate) async fn redis() -> Result<(Child, String)> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port();

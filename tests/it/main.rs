@@ -26,6 +26,7 @@ mod matrix;
 mod pinned;
 mod seeds;
 mod sessions;
+mod signed;
 mod supervision;
 mod telling;
 mod tool_search;

@@ -21,6 +21,7 @@ fn every_seed_holds() {
         ("openapi", targets::openapi),
         ("priority", targets::priority),
         ("language", targets::language),
+        ("signature", targets::signature),
         ("search", targets::search),
     ] {
         let mut seeds = 0;

@@ -27,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::metrics::EdgeMetrics;
 use crate::shared::Shared;
+use crate::signed::Signatures;
 use crate::tools::Searched;
 
 /// A runtime that runs no task for this long is stuck.
@@ -57,6 +58,8 @@ pub struct Edge {
     pub life: Life,
     /// Who calls.
     pub identity: Arc<Identity>,
+    /// What they sign.
+    pub signatures: Arc<Signatures>,
     /// Sessions of the older era.
     pub sessions: KeyRing,
     /// Who speaks with clients of the older era; set as soon as the store is open.
@@ -119,6 +122,7 @@ impl Edge {
         let metrics = EdgeMetrics::new(&name).context("cannot register metrics")?;
         Ok(Edge {
             identity: Arc::new(identity),
+            signatures: Signatures::new(&settings)?,
             sessions: read_session_keys(&settings)?,
             legacy: OnceLock::new(),
             sockets: OnceLock::new(),

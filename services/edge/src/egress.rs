@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::exchange::{Exchange, Response, set_header};
 
+/// What a signature must cover, for clients that were refused for want of one (RFC 9421, section 5.1).
+const ACCEPT_SIGNATURE: &str = r#"sig=("@method" "@authority" "@path" "@query" "authorization" "content-digest");created;keyid;nonce"#;
+
 /// A failure as the body of its protocol. For Cap'n Proto see [`crate::ingress::capnp`].
 pub fn failure(protocol: FrontDoor, failure: &Failure, request_id: &str) -> Response {
     match protocol {
@@ -55,6 +58,7 @@ fn with_status(failure: &Failure, body: Vec<u8>, content_type: &str) -> Response
                 r#"Bearer realm="sweetmcp", error="invalid_token""#,
             );
         }
+        Cause::Unsigned => set_header(&mut response, "accept-signature", ACCEPT_SIGNATURE),
         Cause::Forbidden => {
             set_header(
                 &mut response,

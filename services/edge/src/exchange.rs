@@ -20,6 +20,8 @@ use telemetry::RequestId;
 use telemetry::trace::{ServerRequest, Span, TraceContext, tracer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::signed::Pending;
+
 /// An answer.
 pub type Response = http::Response<Body>;
 
@@ -63,6 +65,8 @@ pub struct Exchange<'a> {
     pub route: &'static str,
     /// The span of the whole HTTP request.
     pub span: Span,
+    /// What the body must fit.
+    signed: Option<Pending>,
 }
 
 /// How much of a body is taken, and for how long.
@@ -158,6 +162,7 @@ impl<'a> Exchange<'a> {
             started: Instant::now(),
             route,
             span,
+            signed: None,
         }
     }
 
@@ -204,7 +209,8 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// [`Cause::TooLarge`] as soon as the limit is passed, announced or not; [`Cause::Overloaded`] when the
     /// bodies of all requests hold all the memory that is for them; [`Cause::SlowClient`] when it does not
-    /// come in time or breaks off; [`Cause::InvalidRequest`] when its chunks cannot be read.
+    /// come in time or breaks off; [`Cause::InvalidRequest`] when its chunks cannot be read; [`Cause::Unsigned`] when it
+    /// is not the signed one.
     pub async fn body(&mut self, bounds: BodyBounds<'_>) -> Result<Bytes, Failure> {
         let announced = announced_length(self.headers());
         if announced.is_some_and(|length| length > bounds.limit) {
@@ -219,11 +225,29 @@ impl<'a> Exchange<'a> {
                 .map_err(|_| Failure::new(Cause::SlowClient))?;
         }
         let read = tokio::time::timeout(bounds.timeout, self.read_body(&bounds)).await;
-        read.unwrap_or_else(|_| {
+        let body = read.unwrap_or_else(|_| {
             // Nobody knows where the next request would begin.
             self.session.set_keepalive(None);
             Err(Failure::new(Cause::SlowClient))
-        })
+        })?;
+        if let Some(signed) = self.signed.take() {
+            signed.finish(&body).await?;
+        }
+        Ok(body)
+    }
+
+    /// Has the body held against what was signed as soon as it is read; a request that has none is looked at here.
+    ///
+    /// # Errors
+    /// As [`Pending::finish`].
+    pub async fn must_fit(&mut self, signed: Option<Pending>) -> Result<(), Failure> {
+        match signed {
+            Some(signed) if self.method() != Method::POST => signed.finish(b"").await,
+            signed => {
+                self.signed = signed;
+                Ok(())
+            }
+        }
     }
 
     async fn read_body(&mut self, bounds: &BodyBounds<'_>) -> Result<Bytes, Failure> {

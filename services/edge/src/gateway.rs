@@ -32,6 +32,14 @@ pub async fn serve(edge: &Arc<Edge>, exchange: &mut Exchange<'_>) -> Option<Resp
         Ok(caller) => caller,
         Err(failure) => return Some(record::refused(edge, exchange, door.protocol, &failure)),
     };
+    // Whether the caller has signed, where it must. The body and the nonce are looked at once the body is there.
+    let signed = match edge.signatures.look(exchange, &caller) {
+        Ok(signed) => exchange.must_fit(signed).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = signed {
+        return Some(record::refused(edge, exchange, door.protocol, &failure));
+    }
     let context = Context::of(edge, exchange, door.protocol, &caller);
     // The front door reads the body into calls, has each of them run, and writes the answer in its
     // client's protocol.

@@ -30,6 +30,7 @@ mod room;
 mod route;
 mod server;
 mod shared;
+mod signed;
 mod stream;
 mod tools;
 mod transport;
@@ -159,6 +160,9 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     // Follow what changes: keys, fleet, catalogue.
     if let Some(jwks) = edge.settings.auth.jwks_file.clone() {
         tokio::spawn(Arc::clone(&edge.identity).follow(jwks));
+    }
+    if let Some(keys) = edge.settings.signatures.keys_file.clone() {
+        tokio::spawn(Arc::clone(&edge.signatures).follow(keys));
     }
     let follower = fleet::Follower::start(Arc::clone(&edge), &store);
     tokio::spawn(catalogue::follow(Arc::clone(&edge)));

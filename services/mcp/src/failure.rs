@@ -90,6 +90,8 @@ causes! {
     Unauthenticated  -31401   401  "UNAUTHENTICATED"        Policy   false "a valid bearer token is needed";
     /// A valid token that does not permit this.
     Forbidden        -31403   403  "FORBIDDEN"              Policy   false "not permitted";
+    /// No signature where there must be one, or one that does not hold.
+    Unsigned         -31403   403  "SIGNATURE_REFUSED"      Policy   false "this request must be signed (RFC 9421)";
     /// `Origin` names a site that may not call.
     OriginRefused    -31403   403  "ORIGIN_REFUSED"         Policy   false "this origin may not call";
     /// Not the endpoint's HTTP method.

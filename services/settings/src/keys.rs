@@ -379,6 +379,27 @@ section! {
 }
 
 section! {
+    /// `[edge.signatures]`: signed requests (RFC 9421), each good for one use.
+    EdgeSignatures "edge.signatures" {
+        /// JWKS file (RFC 7517) with the keys that requests may be signed with: Ed25519, P-256, or `oct` of 32 bytes and more for
+        /// HMAC with SHA-256. A key with a `sub` is that subject's alone. Read again when it changes. Without one, no signature is
+        /// looked at.
+        keys_file: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// Paths whose requests must be signed, `*` at the end for all that begin so: `/mcp`, `/mcp/v1/*`, `/graphql`.
+        required_paths: Vec<String> = List { item: Text(&text::PATH), length_min: 0, length_max: 64 }, empty();
+        /// Subjects whose requests must be signed, `*` at the end for all that begin so. They cannot call by WebSocket or Cap'n
+        /// Proto, whose messages nobody signs.
+        required_subjects: Vec<String> = List { item: Text(&text::TENANT), length_min: 0, length_max: 1024 }, empty();
+        /// How long a signature counts after it was `created`.
+        age_max: Duration = seconds(1, 3600), text("5m");
+        /// How far clocks may differ.
+        leeway: Duration = seconds(0, 600), text("30s");
+        /// Nonces that an edge remembers; past it, signed requests get a retryable 503.
+        nonces_max: usize = Count::<usize> { min: 1000, max: 10_000_000 }, number(1_000_000);
+    }
+}
+
+section! {
     /// `[edge.search]`: `find_tools` and `call_tool` in place of long lists of tools.
     EdgeSearch "edge.search" {
         /// Who gets a short list: nobody (`off`), clients that ask for it (`asked`), or also those that do not say, from
@@ -759,6 +780,7 @@ pub(crate) fn rows() -> Vec<Row> {
         EdgeWebsocket::rows,
         EdgeFlags::rows,
         EdgeLog::rows,
+        EdgeSignatures::rows,
         EdgeSearch::rows,
         EdgeEvents::rows,
         EdgeShutdown::rows,

@@ -28,8 +28,8 @@ use sha2::{Digest, Sha256};
 pub use keys::{
     ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeConcurrency, EdgeCost,
     EdgeEvents, EdgeFlags, EdgeGraphql, EdgeHttp, EdgeLog, EdgeQueue, EdgeQuota, EdgeRate,
-    EdgeRedis, EdgeSearch, EdgeSession, EdgeUsage, EdgeWebsocket, Fleet, Grant, LogFormat, Logged,
-    Pinning, SearchMode, Telemetry, Telling,
+    EdgeRedis, EdgeSearch, EdgeSession, EdgeSignatures, EdgeUsage, EdgeWebsocket, Fleet, Grant,
+    LogFormat, Logged, Pinning, SearchMode, Telemetry, Telling,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -103,6 +103,8 @@ pub struct Edge {
     pub flags: EdgeFlags,
     /// What is logged of arguments and results.
     pub log: EdgeLog,
+    /// Signed requests.
+    pub signatures: EdgeSignatures,
     /// Short lists of tools.
     pub search: EdgeSearch,
     /// Bounds on WebSockets.
@@ -409,6 +411,7 @@ impl Settings {
         edge.websocket.show(&mut out);
         edge.flags.show(&mut out);
         edge.log.show(&mut out);
+        edge.signatures.show(&mut out);
         edge.search.show(&mut out);
         edge.events.show(&mut out);
         EdgeShutdown {
@@ -709,6 +712,7 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
     let websocket = EdgeWebsocket::read(reader);
     let flags = EdgeFlags::read(reader).filter(|flags| are_distinct(reader, flags));
     let log = EdgeLog::read(reader);
+    let signatures = EdgeSignatures::read(reader).filter(|own| have_keys(reader, own));
     let search = EdgeSearch::read(reader);
     let events = EdgeEvents::read(reader);
     let shutdown =
@@ -742,10 +746,23 @@ fn edge(reader: &mut Reader<'_>) -> Option<Edge> {
         websocket: websocket?,
         flags: flags?,
         log: log?,
+        signatures: signatures?,
         search: search?,
         events: events?,
         shutdown: shutdown?,
     })
+}
+
+/// Who must sign needs a key that is known.
+fn have_keys(reader: &mut Reader<'_>, signatures: &EdgeSignatures) -> bool {
+    let nobody = signatures.required_paths.is_empty() && signatures.required_subjects.is_empty();
+    let fits = nobody || signatures.keys_file.is_some();
+    if !fits {
+        let write = "keys_file = \"/etc/sweetmcp/signing-keys.json\"".to_owned();
+        let allowed = "a file of keys, since some must sign";
+        reader.table_problem("edge.signatures.keys_file", "nothing", allowed, Some(write));
+    }
+    fits
 }
 
 /// A flag sticks to one thing.

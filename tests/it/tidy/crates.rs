@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("policy", &[]),
     ("rollout", &[]),
     ("search", &[]),
+    ("signature", &[]),
     ("settings", &[]),
     ("store", &[]),
     ("telemetry", &[]),
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "registry",
             "search",
             "settings",
+            "signature",
             "store",
             "telemetry",
             "translate",
@@ -72,7 +74,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and do nothing else, and words that would betray them.
-const PURE: &[&str] = &["mcp", "translate", "openapi", "policy", "rollout", "search"];
+const PURE: &[&str] = &[
+    "mcp",
+    "translate",
+    "openapi",
+    "policy",
+    "rollout",
+    "search",
+    "signature",
+];
 const IMPURE_WORDS: &[&str] = &[
     "async fn",
     "Instant::now",

@@ -182,6 +182,9 @@ impl Door {
                     "the token has expired",
                 ));
             }
+            if edge.signatures.are_required_of(&caller) {
+                return Err(Failure::new(Cause::Unsigned));
+            }
             match asked.call(1, &ClientMeta::plain(CLIENT_NAME))? {
                 Some(call) => gateway::run(&edge, &context, &caller, call).await,
                 None => Err(Failure::new(Cause::MethodNotFound)),

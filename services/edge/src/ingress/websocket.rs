@@ -104,6 +104,10 @@ pub(super) fn serve(
     caller: Arc<Caller>,
 ) -> Response {
     let refuse = |failure: &Failure| record::refused(edge, exchange, context.protocol, failure);
+    // Its messages are not signed, whoever signed the handshake.
+    if edge.signatures.are_required_of(&caller) {
+        return refuse(&Failure::new(Cause::Unsigned));
+    }
     let accept = match handshake(exchange.headers()) {
         Ok(accept) => accept,
         Err(Unfit::NoHandshake) => {
