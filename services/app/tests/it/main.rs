@@ -22,4 +22,5 @@ mod remote;
 mod rounds;
 mod servers;
 mod streams;
+mod suite_client;
 mod users;

@@ -2,8 +2,7 @@
 //!
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
-//! - [`connection`]: many calls over one pair of pipes
-//! - [`call`]: a client's call, through every question to its answer
+//! - [`pipes`]: messages over a pair of pipes
 //! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
@@ -17,24 +16,24 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Listing, State,
+    Answer, Ask, Listing, Scope, State,
     failing::Failing,
     hub::Hub,
     pins::FilePins,
-    upstream::{Abandon, Lost, forms},
+    upstream::{
+        Lost, NoAnswer,
+        call::{self, Terms},
+    },
 };
 
-mod call;
-mod connection;
 pub mod lines;
+mod pipes;
 pub mod process;
 mod stderr;
 mod watches;
 pub mod wire;
 mod worker;
 
-use call::Working;
-use connection::Asker;
 use process::{Program, Spawner};
 use watches::Watches;
 use worker::{Link, Worker};
@@ -156,42 +155,14 @@ impl Stdio {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let turn = link
-            .turn(deadline)
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        let connection = &link.connection;
-        if let Some(level) = ask.context.notices.log_level()
-            && link.agreement.logs_on_request()
-        {
-            connection.log_from(level);
-        }
-        let id = connection.fresh_id();
-        let params = forms::params_for_server(&ask, link.agreement.era(), id)?;
-        let asker = Asker {
-            client: ask.context.client,
-            notices: ask.context.notices,
+        let terms = Terms {
+            plugin: Arc::clone(&self.name),
+            call_timeout: self.call_timeout,
+            scope: Scope::Public,
         };
-        let exchange = connection
-            .begin(
-                id,
-                ask.method.as_str(),
-                &params,
-                Some(asker),
-                deadline,
-                Abandon::Cancel,
-            )
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        Working::new(
-            Arc::clone(&self.name),
-            ask.method.clone(),
-            self.call_timeout,
-            exchange,
-            turn,
-        )
-        .go_on(deadline)
-        .await
+        let asked = call::ask(&link.connection, &link.agreement, terms, &ask, deadline);
+        let failed = |none: NoAnswer| none.failure(&self.name, &self.state());
+        asked.await.map_err(failed)
     }
 
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
