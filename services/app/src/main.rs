@@ -23,7 +23,7 @@ use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::stdio::{StdioSpec, process::Program};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
-use app::server::listen::Listening;
+use app::server::listen::{self, Listening};
 use app::server::{Fleet, Limits, Server, Sessions};
 use aws_lc_rs::digest::{SHA256, digest};
 use clap::Parser;
@@ -124,6 +124,7 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
             sessions: sessions(settings, &args.state, &store)?,
         },
     );
+    listen::raise_descriptor_limit();
     let listener = TcpListener::bind(settings.app.listen)
         .await
         .with_context(|| format!("cannot listen on {} (app.listen)", settings.app.listen))?;

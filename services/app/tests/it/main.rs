@@ -16,6 +16,7 @@ mod conformance;
 mod cycles;
 mod http;
 mod listeners;
+mod lists;
 mod older;
 mod process;
 mod remote;
