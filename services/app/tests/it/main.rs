@@ -24,4 +24,5 @@ mod rounds;
 mod servers;
 mod streams;
 mod suite_client;
+mod tasks;
 mod users;

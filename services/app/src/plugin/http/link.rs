@@ -164,13 +164,10 @@ impl Link {
         ask: &Ask<'_>,
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
-        let asked = call::ask(
-            &self.connection,
-            &self.known.agreement,
-            terms,
-            ask,
-            deadline,
-        );
+        let connection = &self.connection;
+        let turn = connection.turn(deadline).await.map_err(NoAnswer::Lost)?;
+        let agreement = &self.known.agreement;
+        let asked = call::ask(connection, agreement, terms, turn, ask, deadline);
         asked.await.map_err(|none| match none {
             // Whoever found the session gone before us has closed the connection.
             NoAnswer::Lost(Lost::NotSent) if self.connection.is_closed() => {

@@ -3,6 +3,7 @@
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
+//! - [`tasks`]: calls that outlive their request
 //! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::Failure;
+use mcp::{Failure, Method};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,7 +22,7 @@ use super::{
     hub::Hub,
     pins::FilePins,
     upstream::{
-        Lost, NoAnswer,
+        self, Lost, NoAnswer,
         call::{self, Terms},
     },
 };
@@ -30,6 +31,7 @@ pub mod lines;
 mod pipes;
 pub mod process;
 mod stderr;
+mod tasks;
 mod watches;
 pub mod wire;
 mod worker;
@@ -153,16 +155,49 @@ impl Stdio {
     /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
     /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
-        let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let terms = Terms {
+        if ask.method.name_member() == Some("taskId") {
+            return self.ask_task(ask, deadline).await;
+        }
+        let (child, link) = self.link()?;
+        let listing = self.workers[child].listing();
+        let answer = if *ask.method == Method::ToolsCall
+            && upstream::tasks::are_taken(&link.agreement)
+            && upstream::tasks::is_always_one(&listing, ask.key)
+        {
+            self.call_as_task(ask, &link, deadline).await
+        } else {
+            self.call(ask, &link, deadline).await
+        };
+        answer.map(|answer| tasks::placed(answer, child))
+    }
+
+    async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
+        let connection = &link.connection;
+        let turn = connection.turn(deadline).await;
+        let turn = turn.map_err(|lost| self.failure(lost))?;
+        let asked = call::ask(
+            connection,
+            &link.agreement,
+            self.terms(),
+            turn,
+            &ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
+    }
+
+    /// What all calls have in common.
+    fn terms(&self) -> Terms {
+        Terms {
             plugin: Arc::clone(&self.name),
             call_timeout: self.call_timeout,
             scope: Scope::Public,
-        };
-        let asked = call::ask(&link.connection, &link.agreement, terms, &ask, deadline);
-        let failed = |none: NoAnswer| none.failure(&self.name, &self.state());
-        asked.await.map_err(failed)
+        }
+    }
+
+    fn unanswered(&self, none: NoAnswer) -> Failure {
+        none.failure(&self.name, &self.state())
     }
 
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
@@ -183,11 +218,11 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<Arc<Link>, Failure> {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .min_by_key(|link| link.connection.in_flight())
+    fn link(&self) -> Result<(usize, Arc<Link>), Failure> {
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter_map(|(at, worker)| Some((at, worker.link()?)))
+            .min_by_key(|(_, link)| link.connection.in_flight())
             .ok_or_else(|| self.failure(Lost::NotSent))
     }
 

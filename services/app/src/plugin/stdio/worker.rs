@@ -17,6 +17,7 @@ use super::{
     StdioSpec, pipes,
     process::{Process, Spawner, Streams},
     stderr,
+    tasks::Errands,
     watches::{Subscribed, Watches},
 };
 use crate::plugin::{
@@ -44,6 +45,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// What was agreed with it.
     pub(super) agreement: Agreement,
+    /// What its tasks wait for.
+    pub(super) errands: Errands,
 }
 
 /// What one worker shows to the rest of the plugin.
@@ -296,6 +299,7 @@ impl Worker {
         self.link.store(Some(Arc::new(Link {
             connection: connection.clone(),
             agreement: agreement.clone(),
+            errands: Errands::default(),
         })));
         self.set_state(State::Ready);
         self.attend(connection, &agreement, changes).await

@@ -31,7 +31,7 @@ pub(crate) struct Terms {
     pub(crate) scope: Scope,
 }
 
-/// Asks in the server's era, under its own names, until `deadline`. The answer is in the form of 2026-07-28; what the server
+/// Asks in the server's era, under its own names, until `deadline`, and keeps the `turn` for as long. The answer is in the form of 2026-07-28; what the server
 /// tells before goes to the client.
 ///
 /// # Errors
@@ -40,10 +40,10 @@ pub(crate) async fn ask(
     connection: &Connection,
     agreement: &Agreement,
     terms: Terms,
+    turn: Option<OwnedSemaphorePermit>,
     ask: &Ask<'_>,
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {
-    let turn = connection.turn(deadline).await.map_err(NoAnswer::Lost)?;
     if let Some(level) = ask.context.notices.log_level()
         && agreement.logs_on_request()
     {
@@ -54,23 +54,18 @@ pub(crate) async fn ask(
     let asker = Asker {
         client: Arc::clone(&ask.context.client),
         notices: ask.context.notices.clone(),
+        task: None,
     };
     let method = ask.method.as_str();
     let begun = connection.begin(id, method, &params, Some(asker), deadline, Abandon::Cancel);
-    let working = Working {
-        terms,
-        method: ask.method.clone(),
-        exchange: begun.await.map_err(NoAnswer::Lost)?,
-        open: BTreeMap::new(),
-        asked: 0,
-        _turn: turn,
-    };
+    let exchange = begun.await.map_err(NoAnswer::Lost)?;
+    let working = Working::new(terms, ask.method.clone(), exchange, turn);
     working.go_on(deadline).await
 }
 
 /// A call under way. Dropping it tells the server to give it up.
 #[derive(Debug)]
-struct Working {
+pub(crate) struct Working {
     terms: Terms,
     method: Method,
     exchange: Exchange,
@@ -82,8 +77,28 @@ struct Working {
 }
 
 impl Working {
+    /// Begins with what was sent for a request of this method. `turn` is kept until its end.
+    pub(crate) fn new(
+        terms: Terms,
+        method: Method,
+        exchange: Exchange,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            terms,
+            method,
+            exchange,
+            open: BTreeMap::new(),
+            asked: 0,
+            _turn: turn,
+        }
+    }
+
     /// Waits until `deadline` for the answer, or for questions that come before it.
-    async fn go_on(mut self, deadline: Instant) -> Result<Answer, NoAnswer> {
+    ///
+    /// # Errors
+    /// [`NoAnswer`] when there is none.
+    pub(crate) async fn go_on(mut self, deadline: Instant) -> Result<Answer, NoAnswer> {
         match self.exchange.next(deadline).await {
             Ok(Event::Answer(Answer::Result(result))) => {
                 let result = forms::result_from_server(result, &self.method);
@@ -123,10 +138,7 @@ impl Working {
         let deadline = context
             .deadline
             .min(Instant::now() + self.terms.call_timeout);
-        self.exchange.continue_for(Asker {
-            client: context.client,
-            notices: context.notices,
-        });
+        self.exchange.continue_for(context.client, context.notices);
         let answered: Vec<String> = self
             .open
             .keys()
@@ -153,19 +165,7 @@ impl Working {
 
 impl Parked for Working {
     fn questions(&self) -> Inputs {
-        #[derive(Serialize)]
-        struct Asked<'a> {
-            method: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            params: Option<&'a RawValue>,
-        }
-        let asked = |question: &Question| {
-            to_raw_value(&Asked {
-                method: &question.method,
-                params: question.params.as_deref(),
-            })
-            .ok()
-        };
+        let asked = |question: &Question| written(&question.method, question.params.as_deref());
         self.open
             .iter()
             .filter_map(|(key, question)| Some((key.clone(), asked(question)?)))
@@ -179,6 +179,17 @@ impl Parked for Working {
     ) -> BoxFuture<'static, Result<Answer, Failure>> {
         Box::pin(self.answer_and_go_on(inputs, context))
     }
+}
+
+/// A question as an entry of `inputRequests`.
+pub(crate) fn written(method: &str, params: Option<&RawValue>) -> Option<Box<RawValue>> {
+    #[derive(Serialize)]
+    struct Asked<'a> {
+        method: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<&'a RawValue>,
+    }
+    to_raw_value(&Asked { method, params }).ok()
 }
 
 impl Drop for Working {

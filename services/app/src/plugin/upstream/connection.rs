@@ -4,9 +4,9 @@
 //! [`Carrier`] sends what is sent, and hands each message of the server to the call that it belongs to. An [`Exchange`] that
 //! is dropped takes its entry with it and tells the server (`notifications/cancelled`, or by the end of its stream).
 //!
-//! A question or log message that did not come on the stream of a request does not say which call it belongs to. It is handed
-//! over only while one client's call is under way: one client's words must never reach another. Once a server has asked in
-//! that way, calls take turns ([`Connection::turn`]).
+//! A question or log message that did not come on the stream of a request does not say which call it belongs to, save those of
+//! a task, which name it. Any other is handed over only while one client's call is under way: one client's words must never
+//! reach another. Once a server has asked in that way, calls take turns ([`Connection::turn`]).
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use mcp::{Id, Revision, envelope};
+use mcp::{
+    Id, Method, Revision, envelope,
+    era::tasks::{params, related_to},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value, json,
@@ -122,6 +125,8 @@ pub(crate) struct Asker {
     pub(crate) client: Arc<Client>,
     /// The way to it.
     pub(crate) notices: Notices,
+    /// The child's task that alone may ask and tell.
+    pub(crate) task: Option<Arc<str>>,
 }
 
 /// What a server tells that belongs to no call.
@@ -196,7 +201,8 @@ impl Pending {
     /// The one client's call under way, if there is exactly one and nothing is left of another client's.
     fn only_call(&self) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
         let now = Instant::now();
-        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let mut calls = calls.filter(|(asker, _)| asker.task.is_none());
         let call = calls.next().ok_or(Unclear::NoCall)?;
         let haunted = self
             .ghosts
@@ -206,6 +212,13 @@ impl Pending {
             return Err(Unclear::ManyCalls);
         }
         Ok(call)
+    }
+
+    /// The call that waits for what this task comes to.
+    fn of_task(&self, task: &str) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
+        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let call = calls.find(|(asker, _)| asker.task.as_deref() == Some(task));
+        call.ok_or(Unclear::NoCall)
     }
 
     fn remember(&mut self, id: u64, client: Arc<Client>) {
@@ -291,6 +304,11 @@ impl Connection {
         self.0.garbage.load(Ordering::Relaxed) > 0
     }
 
+    /// Tells whether the server asks clients without saying on which call's behalf, so that its calls must not overlap.
+    pub(crate) fn asks(&self) -> bool {
+        self.0.ears.asks.load(Ordering::Relaxed)
+    }
+
     /// Waits until a client's call may be sent, at most until `deadline`: a server that does not say which call its questions
     /// belong to gets one at a time.
     ///
@@ -300,7 +318,7 @@ impl Connection {
         &self,
         deadline: Instant,
     ) -> Result<Option<OwnedSemaphorePermit>, Lost> {
-        if !self.0.ears.asks.load(Ordering::Relaxed) {
+        if !self.asks() {
             return Ok(None);
         }
         let turn = Arc::clone(&self.0.one_at_a_time).acquire_owned();
@@ -395,6 +413,7 @@ impl Connection {
             questions,
             abandon: Abandon::Ignore,
             sending: None,
+            task: None,
         })
     }
 
@@ -469,13 +488,17 @@ impl Connection {
         const UNCLEAR: &str =
             "several clients' requests are under way: it cannot be told which client to ask";
         let pending = self.pending();
+        let task = question.params.as_deref().and_then(related_to);
         let takes_turns = || {
-            if of.is_none() {
+            if of.is_none() && task.is_none() {
                 self.0.ears.asks.store(true, Ordering::Relaxed);
             }
         };
-        let found = pending.asked(of);
-        let (asker, asks) = found.map_err(|unclear| match unclear {
+        let call = match &task {
+            Some(task) => pending.of_task(task),
+            None => pending.asked(of),
+        };
+        let (asker, asks) = call.map_err(|unclear| match unclear {
             Unclear::NoCall => (-32601, NO_CALL),
             Unclear::ManyCalls => {
                 takes_turns();
@@ -601,6 +624,8 @@ pub(crate) struct Exchange {
     abandon: Abandon,
     /// Ends with the exchange.
     sending: Sending,
+    /// The server's task that is given up with the exchange.
+    task: Option<Arc<str>>,
 }
 
 impl Exchange {
@@ -642,12 +667,18 @@ impl Exchange {
     }
 
     /// Says whom the server may ask and tell something from now on.
-    pub(crate) fn continue_for(&self, asker: Asker) {
+    pub(crate) fn continue_for(&self, client: Arc<Client>, notices: Notices) {
         let mut pending = self.connection.pending();
         let waiting = pending.calls.get_mut(&self.id);
-        if let Some((old, _)) = waiting.and_then(|call| call.asker.as_mut()) {
-            *old = asker;
+        if let Some((asker, _)) = waiting.and_then(|call| call.asker.as_mut()) {
+            asker.client = client;
+            asker.notices = notices;
         }
+    }
+
+    /// Has the server give up this task when nobody waits for the answer any more.
+    pub(crate) fn gives_up(&mut self, task: Arc<str>) {
+        self.task = Some(task);
     }
 
     /// Tells the server that a question stays without an answer.
@@ -667,6 +698,12 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let left = self.connection.take(self.id);
         if self.abandon == Abandon::Cancel {
+            if let Some(task) = &self.task {
+                let id = Id::from_number(self.connection.fresh_id());
+                let cancel = Method::TasksCancel;
+                let request = envelope::write_request(Some(&id), cancel.as_str(), &params(task));
+                self.connection.0.carrier.try_send(request);
+            }
             if let Some((asker, _)) = left.and_then(|call| call.asker) {
                 self.connection.pending().remember(self.id, asker.client);
             }

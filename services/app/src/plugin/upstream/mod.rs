@@ -3,7 +3,7 @@
 //! - [`connection`]: many calls over one connection
 //! - [`call`]: a client's call, through every question to its answer
 //! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras
+//! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request
 //! - [`backoff`]: how soon to try again
 
 use std::time::Instant;
@@ -18,6 +18,7 @@ pub(crate) mod call;
 pub(crate) mod connection;
 pub(crate) mod forms;
 pub(crate) mod handshake;
+pub(crate) mod tasks;
 
 /// What carries messages to one server, and its answers back.
 pub(crate) trait Wire: Sync {
