@@ -23,4 +23,5 @@ mod remote;
 mod rounds;
 mod servers;
 mod streams;
+mod tasks;
 mod users;

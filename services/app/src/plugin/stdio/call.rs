@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::connection::{Asker, Event, Exchange, Question};
+use super::connection::{Event, Exchange, Question};
 use crate::plugin::{Answer, CallContext, Inputs, Parked, State, upstream::forms};
 
 /// A call under way. Dropping it tells the child to give it up.
@@ -81,10 +81,7 @@ impl Working {
         context: CallContext,
     ) -> Result<Answer, Failure> {
         let deadline = context.deadline.min(Instant::now() + self.call_timeout);
-        self.exchange.continue_for(Asker {
-            client: context.client,
-            notices: context.notices,
-        });
+        self.exchange.continue_for(context.client, context.notices);
         let answered: Vec<String> = self
             .open
             .keys()
@@ -110,19 +107,7 @@ impl Working {
 
 impl Parked for Working {
     fn questions(&self) -> Inputs {
-        #[derive(Serialize)]
-        struct Asked<'a> {
-            method: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            params: Option<&'a RawValue>,
-        }
-        let asked = |question: &Question| {
-            to_raw_value(&Asked {
-                method: &question.method,
-                params: question.params.as_deref(),
-            })
-            .ok()
-        };
+        let asked = |question: &Question| written(&question.method, question.params.as_deref());
         self.open
             .iter()
             .filter_map(|(key, question)| Some((key.clone(), asked(question)?)))
@@ -136,6 +121,17 @@ impl Parked for Working {
     ) -> BoxFuture<'static, Result<Answer, Failure>> {
         Box::pin(self.answer_and_go_on(inputs, context))
     }
+}
+
+/// A question as an entry of `inputRequests`.
+pub(super) fn written(method: &str, params: Option<&RawValue>) -> Option<Box<RawValue>> {
+    #[derive(Serialize)]
+    struct Asked<'a> {
+        method: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<&'a RawValue>,
+    }
+    to_raw_value(&Asked { method, params }).ok()
 }
 
 impl Drop for Working {

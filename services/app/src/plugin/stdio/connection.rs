@@ -4,8 +4,8 @@
 //! tasks serve a connection: one writes what is queued, one reads and hands each message to the call that it belongs to. An
 //! [`Exchange`] that is dropped takes its entry with it and tells the child (`notifications/cancelled`).
 //!
-//! A question or log message of a child does not say which call it belongs to. It is handed over only while one client's call
-//! is under way: one client's words must never reach another. Once a child has asked, [`Connection::asks`] says so, and
+//! A question or log message of a child does not say which call it belongs to, save those of a task, which name it. Any other
+//! is handed over only while one client's call is under way: one client's words must never reach another. Once a child has asked, [`Connection::asks`] says so, and
 //! whoever sends it calls sends them one after another.
 
 use std::{
@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Id, envelope};
+use mcp::{
+    Id, Method, envelope,
+    era::tasks::{params, related_to},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value, json,
@@ -86,6 +89,8 @@ pub(crate) struct Asker {
     pub(crate) client: Arc<Client>,
     /// The way to it.
     pub(crate) notices: Notices,
+    /// The child's task that alone may ask and tell.
+    pub(crate) task: Option<Arc<str>>,
 }
 
 /// What a child tells that belongs to no call.
@@ -145,7 +150,8 @@ impl Pending {
     /// The one client's call under way, if there is exactly one and nothing is left of another client's.
     fn only_call(&self) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
         let now = Instant::now();
-        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let mut calls = calls.filter(|(asker, _)| asker.task.is_none());
         let call = calls.next().ok_or(Unclear::NoCall)?;
         let haunted = self
             .ghosts
@@ -155,6 +161,13 @@ impl Pending {
             return Err(Unclear::ManyCalls);
         }
         Ok(call)
+    }
+
+    /// The call that waits for what this task comes to.
+    fn of_task(&self, task: &str) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
+        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let call = calls.find(|(asker, _)| asker.task.as_deref() == Some(task));
+        call.ok_or(Unclear::NoCall)
     }
 
     fn remember(&mut self, id: u64, client: Arc<Client>) {
@@ -330,6 +343,7 @@ impl Connection {
             answer,
             questions,
             abandon: Abandon::Ignore,
+            task: None,
         })
     }
 
@@ -414,7 +428,12 @@ impl Connection {
         const UNCLEAR: &str =
             "several clients' requests are under way: it cannot be told which client to ask";
         let pending = self.pending();
-        let (asker, asks) = pending.only_call().map_err(|unclear| match unclear {
+        let task = question.params.as_deref().and_then(related_to);
+        let call = match &task {
+            Some(task) => pending.of_task(task),
+            None => pending.only_call(),
+        };
+        let (asker, asks) = call.map_err(|unclear| match unclear {
             Unclear::NoCall => (-32601, NO_CALL),
             Unclear::ManyCalls => {
                 self.0.ears.asks.store(true, Ordering::Relaxed);
@@ -428,7 +447,9 @@ impl Connection {
         if params.is_some_and(|params| params.get().len() > QUESTION_BYTES_MAX) {
             return Err((-32602, "the question is too large"));
         }
-        self.0.ears.asks.store(true, Ordering::Relaxed);
+        if task.is_none() {
+            self.0.ears.asks.store(true, Ordering::Relaxed);
+        }
         asks.try_send(question)
             .map_err(|_| (-32603, "too many questions at once"))
     }
@@ -536,6 +557,8 @@ pub(crate) struct Exchange {
     answer: oneshot::Receiver<Result<Answer, Lost>>,
     questions: Option<mpsc::Receiver<Question>>,
     abandon: Abandon,
+    /// The child's task that is given up with the exchange.
+    task: Option<Arc<str>>,
 }
 
 impl Exchange {
@@ -577,12 +600,18 @@ impl Exchange {
     }
 
     /// Says whom the child may ask and tell something from now on.
-    pub(crate) fn continue_for(&self, asker: Asker) {
+    pub(crate) fn continue_for(&self, client: Arc<Client>, notices: Notices) {
         let mut pending = self.connection.pending();
         let waiting = pending.calls.get_mut(&self.id);
-        if let Some((old, _)) = waiting.and_then(|call| call.asker.as_mut()) {
-            *old = asker;
+        if let Some((asker, _)) = waiting.and_then(|call| call.asker.as_mut()) {
+            asker.client = client;
+            asker.notices = notices;
         }
+    }
+
+    /// Has the child give up this task when nobody waits for the answer any more.
+    pub(crate) fn gives_up(&mut self, task: Arc<str>) {
+        self.task = Some(task);
     }
 
     /// Tells the child that a question stays without an answer.
@@ -602,6 +631,12 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let left = self.connection.take(self.id);
         if self.abandon == Abandon::Cancel {
+            if let Some(task) = &self.task {
+                let id = Id::from_number(self.connection.fresh_id());
+                let cancel = Method::TasksCancel;
+                let request = envelope::write_request(Some(&id), cancel.as_str(), &params(task));
+                self.connection.try_send(request);
+            }
             if let Some((asker, _)) = left.and_then(|call| call.asker) {
                 self.connection.pending().remember(self.id, asker.client);
             }

@@ -3,7 +3,7 @@
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`connection`]: many calls over one pair of pipes
-//! - [`call`]: a client's call, through every question to its answer
+//! - [`call`]: a client's call, through every question to its answer; [`tasks`]: one that outlives its request
 //! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::Failure;
+use mcp::{Failure, Method};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,7 +21,7 @@ use super::{
     failing::Failing,
     hub::Hub,
     pins::FilePins,
-    upstream::{Abandon, Lost, forms},
+    upstream::{self, Abandon, Lost, forms},
 };
 
 mod call;
@@ -29,6 +29,7 @@ mod connection;
 pub mod lines;
 pub mod process;
 mod stderr;
+mod tasks;
 mod watches;
 pub mod wire;
 mod worker;
@@ -154,8 +155,24 @@ impl Stdio {
     /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
     /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
-        let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
+        if ask.method.name_member() == Some("taskId") {
+            return self.ask_task(ask, deadline).await;
+        }
+        let (child, link) = self.link()?;
+        let listing = self.workers[child].listing();
+        let answer = if *ask.method == Method::ToolsCall
+            && upstream::tasks::are_taken(&link.agreement)
+            && upstream::tasks::is_always_one(&listing, ask.key)
+        {
+            self.call_as_task(ask, &link, deadline).await
+        } else {
+            self.call(ask, &link, deadline).await
+        };
+        answer.map(|answer| tasks::placed(answer, child))
+    }
+
+    async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
         let turn = link
             .turn(deadline)
             .await
@@ -171,6 +188,7 @@ impl Stdio {
         let asker = Asker {
             client: ask.context.client,
             notices: ask.context.notices,
+            task: None,
         };
         let exchange = connection
             .begin(
@@ -212,11 +230,11 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<Arc<Link>, Failure> {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .min_by_key(|link| link.connection.in_flight())
+    fn link(&self) -> Result<(usize, Arc<Link>), Failure> {
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter_map(|(at, worker)| Some((at, worker.link()?)))
+            .min_by_key(|(_, link)| link.connection.in_flight())
             .ok_or_else(|| self.failure(Lost::NotSent))
     }
 

@@ -18,6 +18,7 @@ use super::{
     connection::{Connection, Ears},
     process::{Process, Spawner, Streams},
     stderr,
+    tasks::Errands,
     watches::{Subscribed, Watches},
 };
 use crate::plugin::{
@@ -45,6 +46,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// What was agreed with it.
     pub(super) agreement: Agreement,
+    /// What its tasks wait for.
+    pub(super) errands: Errands,
     /// Taken by calls to a child that asks clients something.
     one_at_a_time: Arc<Semaphore>,
 }
@@ -319,6 +322,7 @@ impl Worker {
         self.link.store(Some(Arc::new(Link {
             connection: connection.clone(),
             agreement: agreement.clone(),
+            errands: Errands::default(),
             one_at_a_time: Arc::new(Semaphore::new(1)),
         })));
         self.set_state(State::Ready);

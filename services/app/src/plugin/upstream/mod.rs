@@ -1,7 +1,7 @@
 //! MCP servers behind us, whatever carries the messages.
 //!
 //! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras
+//! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request
 //! - [`backoff`]: how soon to try again
 
 use std::time::Instant;
@@ -14,6 +14,7 @@ use super::{Answer, State};
 pub(crate) mod backoff;
 pub(crate) mod forms;
 pub(crate) mod handshake;
+pub(crate) mod tasks;
 
 /// What carries messages to one server, and its answers back.
 pub(crate) trait Wire: Sync {
