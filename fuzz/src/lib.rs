@@ -372,6 +372,7 @@ pub fn bridge(data: &[u8]) {
         prefix: "p".into(),
         level: Some(mcp::notification::Level::Debug),
         request_id: "fuzz".into(),
+        now: String::new(),
     })
     .ok()
     .map(|(call, _)| call);
@@ -417,6 +418,8 @@ pub fn bridge(data: &[u8]) {
                 &mut asked,
                 &mut answers,
             );
+            let waited = call.step(old_client::Input::Waited);
+            note(waited, &mut asked, &mut answers);
             assert!(
                 answers == 0 || (!was_over && call.is_over()),
                 "an answer too many"
@@ -444,9 +447,21 @@ pub fn bridge(data: &[u8]) {
                     *answers += 1;
                     message
                 }
+                old_client::Output::Made { kept, answer, .. } => {
+                    *answers += 1;
+                    if let Some(kept) = kept {
+                        let again = mcp::era::tasks::Kept::read(&kept.write()).expect("reads back");
+                        assert_eq!(again.result.get(), kept.result.get());
+                    }
+                    answer
+                }
                 old_client::Output::Send(message) => message,
-                old_client::Output::Call(call) => call.body.to_vec(),
-                old_client::Output::Abandon | old_client::Output::Close => continue,
+                old_client::Output::Call(call) | old_client::Output::Tell(call) => {
+                    call.body.to_vec()
+                }
+                old_client::Output::Wait(_)
+                | old_client::Output::Abandon
+                | old_client::Output::Close => continue,
             };
             assert!(
                 matches!(envelope::read(&bytes), Ok(Body::One(Ok(_)))),

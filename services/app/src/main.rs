@@ -16,7 +16,7 @@ use app::life::Life;
 use app::metrics::AppMetrics;
 use app::plugin::builtin::Set;
 use app::plugin::credential::{Credential, OauthSpec, Users, oauth::SubjectSpec};
-use app::plugin::http::HttpSpec;
+use app::plugin::http::{HttpSpec, Transport};
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::pins::{OnChange, PinSpec};
@@ -312,11 +312,17 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
         }
         PluginKind::Http {
             url,
+            transport,
             credential,
             start_timeout,
             response_limit,
         } => Kind::Http(HttpSpec {
             url: url.clone(),
+            transport: match transport {
+                settings::Transport::Auto => Transport::Auto,
+                settings::Transport::Streamable => Transport::Streamable,
+                settings::Transport::Sse => Transport::Sse,
+            },
             credential: exposed(credential),
             start_timeout: *start_timeout,
             call_timeout: plugin.call_timeout,

@@ -60,8 +60,20 @@ pub struct Can {
     pub subscribe: bool,
     /// Tell what they do while they do it.
     pub log: bool,
-    /// Work in tasks (extension).
-    pub tasks: bool,
+    /// Work in tasks.
+    pub tasks: Tasks,
+}
+
+/// Who says which calls become tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tasks {
+    /// None do.
+    #[default]
+    None,
+    /// Each tool's definition does (`execution.taskSupport` of 2025-11-25).
+    Tool,
+    /// The server does, call by call (extension of 2026-07-28).
+    Server,
 }
 
 impl Can {
@@ -71,7 +83,13 @@ impl Can {
             complete: has("/completions"),
             subscribe: has("/resources/subscribe"),
             log: has("/logging"),
-            tasks: has("/extensions/io.modelcontextprotocol~1tasks"),
+            tasks: if has("/extensions/io.modelcontextprotocol~1tasks") {
+                Tasks::Server
+            } else if has("/tasks/requests/tools/call") {
+                Tasks::Tool
+            } else {
+                Tasks::None
+            },
         }
     }
 
@@ -80,7 +98,7 @@ impl Can {
             complete: self.complete || other.complete,
             subscribe: self.subscribe || other.subscribe,
             log: self.log || other.log,
-            tasks: self.tasks || other.tasks,
+            tasks: self.tasks.max(other.tasks),
         }
     }
 }
@@ -247,7 +265,7 @@ impl Catalogue {
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         for (plugin, from) in contributions.iter().enumerate() {
             for item in list.of(&from.listing) {
-                match public(item, list, &from.prefix) {
+                match public(item, list, from) {
                     Ok((name, raw, mirrors)) if !entries.contains_key(&name) => {
                         let entry = Entry::new(plugin, item.key.clone(), raw, mirrors);
                         entries.insert(name, entry);
@@ -450,11 +468,11 @@ impl Catalogue {
 type Public = (String, Box<RawValue>, Vec<Mirror>);
 
 /// Returns what is offered, or why it is not.
-fn public(item: &Item, list: List, prefix: &str) -> Result<Public, String> {
+fn public(item: &Item, list: List, from: &Contribution) -> Result<Public, String> {
     if !list.has_names() {
         return Ok((item.key.clone(), item.raw.clone(), Vec::new()));
     }
-    let name = format!("{prefix}{}", item.key);
+    let name = format!("{}{}", from.prefix, item.key);
     let fits = name.len() <= NAME_BYTES_MAX
         && name
             .bytes()
@@ -468,6 +486,12 @@ fn public(item: &Item, list: List, prefix: &str) -> Result<Public, String> {
     let unreadable = |_| format!("the definition of {name:?} cannot be read");
     let mut definition = Members::parse(&item.raw).map_err(unreadable)?;
     definition.set("name", to_raw_value(&name).map_err(unreadable)?);
+    let may_be_task = list == List::Tools && from.can.tasks == Tasks::Server;
+    if may_be_task && definition.get("execution").is_none() {
+        // Clients of 2025-11-25 may wish for a task, then; those of the extension leave it to the server.
+        let execution = to_raw_value(&json!({"taskSupport": "optional"})).map_err(unreadable)?;
+        definition.set("execution", execution);
+    }
     let raw = definition.to_raw();
     let mirrors = match list {
         List::Tools if raw.get().contains("x-mcp-header") => {
@@ -558,7 +582,7 @@ pub fn capabilities(catalogue: &Catalogue) -> Value {
     if can.log {
         capabilities["logging"] = json!({});
     }
-    if can.tasks {
+    if can.tasks != Tasks::None {
         capabilities["extensions"] = json!({"io.modelcontextprotocol/tasks": {}});
     }
     capabilities

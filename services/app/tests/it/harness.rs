@@ -116,8 +116,7 @@ impl App {
 
     /// Calls a tool as a client that can be asked everything.
     pub async fn call_as(&self, who: &str, mut params: Value) -> Answer {
-        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] =
-            json!({"elicitation": {}, "roots": {}, "sampling": {}});
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}, "roots": {}, "sampling": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
         self.ask_with("tools/call", params, &[("sweetmcp-principal", who)])
             .await
     }

@@ -23,4 +23,6 @@ mod remote;
 mod rounds;
 mod servers;
 mod streams;
+mod suite_client;
+mod tasks;
 mod users;

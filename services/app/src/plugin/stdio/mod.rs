@@ -2,8 +2,8 @@
 //!
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
-//! - [`connection`]: many calls over one pair of pipes
-//! - [`call`]: a client's call, through every question to its answer
+//! - [`pipes`]: messages over a pair of pipes
+//! - [`tasks`]: calls that outlive their request
 //! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
@@ -12,29 +12,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::Failure;
+use mcp::{Failure, Method};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Listing, State,
+    Answer, Ask, Listing, Scope, State,
     failing::Failing,
     hub::Hub,
     pins::FilePins,
-    upstream::{Abandon, Lost, forms},
+    upstream::{
+        self, Lost, NoAnswer,
+        call::{self, Terms},
+    },
 };
 
-mod call;
-mod connection;
 pub mod lines;
+mod pipes;
 pub mod process;
 mod stderr;
+mod tasks;
 mod watches;
 pub mod wire;
 mod worker;
 
-use call::Working;
-use connection::Asker;
 use process::{Program, Spawner};
 use watches::Watches;
 use worker::{Link, Worker};
@@ -154,44 +155,49 @@ impl Stdio {
     /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
     /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
-        let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let turn = link
-            .turn(deadline)
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        let connection = &link.connection;
-        if let Some(level) = ask.context.notices.log_level()
-            && link.agreement.logs_on_request()
-        {
-            connection.log_from(level);
+        if ask.method.name_member() == Some("taskId") {
+            return self.ask_task(ask, deadline).await;
         }
-        let id = connection.fresh_id();
-        let params = forms::params_for_server(&ask, link.agreement.era(), id)?;
-        let asker = Asker {
-            client: ask.context.client,
-            notices: ask.context.notices,
+        let (child, link) = self.link()?;
+        let listing = self.workers[child].listing();
+        let answer = if *ask.method == Method::ToolsCall
+            && upstream::tasks::are_taken(&link.agreement)
+            && upstream::tasks::is_always_one(&listing, ask.key)
+        {
+            self.call_as_task(ask, &link, deadline).await
+        } else {
+            self.call(ask, &link, deadline).await
         };
-        let exchange = connection
-            .begin(
-                id,
-                ask.method.as_str(),
-                &params,
-                Some(asker),
-                deadline,
-                Abandon::Cancel,
-            )
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        Working::new(
-            Arc::clone(&self.name),
-            ask.method.clone(),
-            self.call_timeout,
-            exchange,
+        answer.map(|answer| tasks::placed(answer, child))
+    }
+
+    async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
+        let connection = &link.connection;
+        let turn = connection.turn(deadline).await;
+        let turn = turn.map_err(|lost| self.failure(lost))?;
+        let asked = call::ask(
+            connection,
+            &link.agreement,
+            self.terms(),
             turn,
-        )
-        .go_on(deadline)
-        .await
+            &ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
+    }
+
+    /// What all calls have in common.
+    fn terms(&self) -> Terms {
+        Terms {
+            plugin: Arc::clone(&self.name),
+            call_timeout: self.call_timeout,
+            scope: Scope::Public,
+        }
+    }
+
+    fn unanswered(&self, none: NoAnswer) -> Failure {
+        none.failure(&self.name, &self.state())
     }
 
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
@@ -212,11 +218,11 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<Arc<Link>, Failure> {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .min_by_key(|link| link.connection.in_flight())
+    fn link(&self) -> Result<(usize, Arc<Link>), Failure> {
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter_map(|(at, worker)| Some((at, worker.link()?)))
+            .min_by_key(|(_, link)| link.connection.in_flight())
             .ok_or_else(|| self.failure(Lost::NotSent))
     }
 
