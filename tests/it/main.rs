@@ -19,6 +19,7 @@ mod events;
 mod fairness;
 mod front_doors;
 mod hostile;
+mod idle_streams;
 mod listening;
 mod loadtest;
 mod matrix;

@@ -16,14 +16,14 @@ use app::life::Life;
 use app::metrics::AppMetrics;
 use app::plugin::builtin::Set;
 use app::plugin::credential::{Credential, OauthSpec, Users, oauth::SubjectSpec};
-use app::plugin::http::HttpSpec;
+use app::plugin::http::{HttpSpec, Transport};
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::stdio::{StdioSpec, process::Program};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
-use app::server::listen::Listening;
+use app::server::listen::{self, Listening};
 use app::server::{Fleet, Limits, Server, Sessions};
 use aws_lc_rs::digest::{SHA256, digest};
 use clap::Parser;
@@ -124,6 +124,7 @@ async fn run(args: &Args, settings: &Settings, config_digest: String) -> anyhow:
             sessions: sessions(settings, &args.state, &store)?,
         },
     );
+    listen::raise_descriptor_limit();
     let listener = TcpListener::bind(settings.app.listen)
         .await
         .with_context(|| format!("cannot listen on {} (app.listen)", settings.app.listen))?;
@@ -311,11 +312,17 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
         }
         PluginKind::Http {
             url,
+            transport,
             credential,
             start_timeout,
             response_limit,
         } => Kind::Http(HttpSpec {
             url: url.clone(),
+            transport: match transport {
+                settings::Transport::Auto => Transport::Auto,
+                settings::Transport::Streamable => Transport::Streamable,
+                settings::Transport::Sse => Transport::Sse,
+            },
             credential: exposed(credential),
             start_timeout: *start_timeout,
             call_timeout: plugin.call_timeout,

@@ -225,6 +225,14 @@ pub async fn admit(
     }
 }
 
+/// Charges a caller's rate for what is no call, such as opening a stream of events.
+///
+/// # Errors
+/// [`Cause::RateLimited`] with the time after which the same would pass.
+pub async fn charge(edge: &Edge, caller: &Caller) -> Result<(), Failure> {
+    within_rate(edge, caller, 1, Instant::now()).await
+}
+
 async fn within_rate(edge: &Edge, caller: &Caller, cost: u32, now: Instant) -> Result<(), Failure> {
     let admission = &edge.admission;
     // A call dearer than a whole bucket would never pass.

@@ -29,6 +29,8 @@ pub enum Body {
     Whole(Bytes),
     /// Pieces as they come, each written at once.
     Pieces(BoxStream<'static, Bytes>),
+    /// The same for as long as the client likes: mostly nothing comes, and the connection serves nothing after it.
+    Endless(BoxStream<'static, Bytes>),
     /// The connection is no HTTP from here on (status 101, HTTP/1.1 alone), and is served by this to its end.
     Upgraded(Upgraded),
 }

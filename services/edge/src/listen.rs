@@ -23,9 +23,25 @@ use crate::server::Front;
 const FIRST_FD: RawFd = 3;
 /// Most descriptors that are taken.
 const FDS_MAX: usize = 16;
-/// Pingora's own buffers are 64 KiB a connection; MCP calls are small, and bodies are gathered elsewhere.
-const READ_BUFFER_BYTES: usize = 8 * 1024;
-const WRITE_BUFFER_BYTES: usize = 2 * 1024;
+/// None: Pingora reads heads into a buffer of their own, and this one (64 KiB by default) would be held by each connection
+/// for as long as it lasts.
+const READ_BUFFER_BYTES: usize = 0;
+/// A head, or the start of a body, leaves in one segment.
+const WRITE_BUFFER_BYTES: usize = 1460;
+
+/// Raises the number of descriptors that this process may have to what its starter allows it. The usual soft limit is
+/// 1,024, for programs that use `select`; each client takes one here, and each call another.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, allowed = limit.current, "the limit of open files stays as it is");
+    }
+}
 
 /// The three sockets of an edge.
 pub struct Sockets {

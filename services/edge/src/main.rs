@@ -125,6 +125,7 @@ async fn run(state: PathBuf, name: Name, settings: settings::Settings) -> anyhow
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    listen::raise_descriptor_limit();
     let sockets = Sockets::open(&settings.edge)?;
     let sample_ratio = settings.telemetry.sample_ratio;
     let edge = Arc::new(Edge::new(name, settings.edge.clone(), sample_ratio)?);

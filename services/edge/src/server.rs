@@ -7,6 +7,9 @@
 //! HTTP/1.1 and HTTP/2 by prior knowledge share a port; [`Front`] tells them apart by a connection's first
 //! bytes. Pingora would do so too, but waits without end for the 24 bytes of HTTP/2's preface, which a short
 //! request of HTTP/1 does not have.
+//!
+//! A stream without an end is mostly idle, and there may be tens of thousands of them. Over HTTP/1 a task of its own
+//! takes the bare connection over ([`hand_over`]): what read the request, and what made the answer, are gone by then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +24,14 @@ use pingora::apps::{
 use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession;
 use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tracing::Instrument;
 
 use crate::edge::Edge;
 use crate::exchange::{Body, Exchange, Response, Upgraded};
+use crate::life::InFlight;
 use crate::{admin, gateway, ingress};
 
 /// Which of the edge's two HTTP ports this is.
@@ -145,14 +151,23 @@ impl HttpServerApp for Server {
                     Port::Admin => Some(admin::serve(&self.edge, &mut exchange).await),
                 }
             };
-            let response = served.instrument(named).await?;
+            // On the heap for as long as it takes: the connection's own future lasts longer.
+            let response = Box::pin(served.instrument(named)).await?;
             exchange.span.set_status(response.status().as_u16());
             response
         };
         let (head, body) = response.into_parts();
-        let body = match body {
-            Body::Upgraded(serve) => return upgrade(session, head, serve).await,
-            body => body,
+        if matches!(body, Body::Endless(_)) {
+            session.set_keepalive(None);
+        }
+        let (mut session, body) = match (session, body) {
+            (session, Body::Upgraded(serve)) => return upgrade(session, head, serve).await,
+            (ServerSession::H1(session), Body::Endless(pieces)) => {
+                hand_over(session, head, pieces, guard).await;
+                return None;
+            }
+            (session, Body::Endless(pieces)) => (session, Body::Pieces(pieces)),
+            (session, body) => (session, body),
         };
         let response = Response::from_parts(head, body);
         let reusable = write(&mut session, response, self.edge.life.is_draining()).await;
@@ -183,6 +198,87 @@ async fn upgrade(
     None
 }
 
+/// Writes the head of a stream without an end, and leaves the rest to a task of its own.
+async fn hand_over(
+    mut session: HttpSession,
+    head: http::response::Parts,
+    pieces: BoxStream<'static, Bytes>,
+    guard: InFlight,
+) {
+    let mut header: ResponseHeader = head.into();
+    let framing = match session.req_header().version {
+        http::Version::HTTP_11 => Framing::Chunks,
+        _ => Framing::UntilClose,
+    };
+    if framing == Framing::Chunks && header.insert_header(TRANSFER_ENCODING, "chunked").is_err() {
+        return;
+    }
+    if session
+        .write_response_header(Box::new(header))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let stream = session.into_inner();
+    tokio::spawn(async move {
+        let _under_way = guard;
+        // `None` when the client is gone: there is nobody to tell.
+        let _ = write_endless(stream, framing, pieces).await;
+    });
+}
+
+/// How the end of a body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// RFC 9112, section 7.1.
+    Chunks,
+    /// By the connection's end, as HTTP/1.0 has it.
+    UntilClose,
+}
+
+/// Writes pieces onto a bare connection, until their end or the client's; then it is closed.
+async fn write_endless(
+    mut stream: Stream,
+    framing: Framing,
+    mut pieces: BoxStream<'static, Bytes>,
+) -> Option<()> {
+    let mut ignored = [0; 64];
+    loop {
+        let piece = tokio::select! {
+            biased;
+            piece = pieces.next() => piece,
+            read = stream.read(&mut ignored) => match read {
+                // The connection serves no further request.
+                Ok(1..) => continue,
+                _ => return None,
+            },
+        };
+        let (bytes, is_last) = match (piece, framing) {
+            (Some(piece), Framing::UntilClose) => (piece, false),
+            // An empty chunk would end the body.
+            (Some(piece), Framing::Chunks) if piece.is_empty() => continue,
+            (Some(piece), Framing::Chunks) => (chunk(&piece), false),
+            (None, Framing::UntilClose) => (Bytes::new(), true),
+            (None, Framing::Chunks) => (Bytes::from_static(b"0\r\n\r\n"), true),
+        };
+        let written = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        tokio::time::timeout(WRITE_MAX, written).await.ok()?.ok()?;
+        if is_last {
+            return stream.shutdown().await.ok();
+        }
+    }
+}
+
+fn chunk(piece: &[u8]) -> Bytes {
+    [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"]
+        .concat()
+        .into()
+}
+
 /// Writes an answer; `None` when the client is gone.
 async fn write(session: &mut ServerSession, response: Response, last: bool) -> Option<()> {
     if last {
@@ -208,8 +304,8 @@ async fn write(session: &mut ServerSession, response: Response, last: bool) -> O
             session.write_response_header(Box::new(header)).await.ok()?;
             write_pieces(session, pieces).await?;
         }
-        // Whoever serves it needs the whole session.
-        Body::Upgraded(_) => return None,
+        // Whoever serves these needs the whole session.
+        Body::Upgraded(_) | Body::Endless(_) => return None,
     }
     Some(())
 }

@@ -290,12 +290,16 @@ pub fn write_result(id: &Id, result: &RawValue) -> Vec<u8> {
         id: &'a Id,
         result: &'a RawValue,
     }
-    serde_json::to_vec(&Response {
+    // Long lists are written often: in one allocation.
+    let envelope = r#"{"jsonrpc":"2.0","id":,"result":}"#.len() + id.as_json().len();
+    let mut text = Vec::with_capacity(envelope + result.get().len());
+    let response = Response {
         jsonrpc: "2.0",
         id,
         result,
-    })
-    .expect("strings and raw values always serialise")
+    };
+    serde_json::to_writer(&mut text, &response).expect("strings and raw values always serialise");
+    text
 }
 
 /// Writes an error response whose error object came from elsewhere.

@@ -7,7 +7,7 @@
 //! themselves and nobody else's.
 //!
 //! **Shedding** follows CoDel's idea (RFC 8289) in the form that suits requests: a line that was empty a moment ago is a
-//! burst, and its calls may wait for an `interval`; a line that has stood for an interval, or has sent somebody away within
+//! burst, and its calls may wait until it has stood for an `interval`; a line that has, or has sent somebody away within
 //! one, is overload, and a call waits only for `target` before it is told to come back, or not at all if by what the line
 //! has seen it would wait longer. What has a turn in the coming round, and so at least the most important call of *each*
 //! tenant, is exempt up to `wait_max`: every tenant always has a call in the round, and a flood of one cannot starve
@@ -320,12 +320,7 @@ impl<T> Line<T> {
             needs: facts.needs,
             deadline: facts.deadline,
         };
-        let patience = if stands {
-            self.rules.target
-        } else {
-            self.rules.interval
-        };
-        let until = (facts.now + patience).min(waiting.hopeless_at());
+        let until = self.patience(facts.now, stands).min(waiting.hopeless_at());
         self.insert(facts.tenant, weight, rank, waiting);
         Offer::Wait {
             ticket: Ticket {
@@ -398,12 +393,11 @@ impl<T> Line<T> {
         let has_turn = self.has_turn(ticket.tenant, tenant.weight, ticket.rank, waiting.cost);
         let last = waiting.hopeless_at();
         // In a line that has become short again there is no need to send anybody away.
-        let patience = match (has_turn, self.stands(now)) {
-            (true, _) => self.rules.wait_max,
-            (false, true) => self.rules.target,
-            (false, false) => self.rules.interval.min(self.rules.wait_max),
+        let until = match has_turn {
+            true => waiting.since + self.rules.wait_max,
+            false => self.patience(waiting.since, self.stands(now)),
         };
-        let until = (waiting.since + patience).min(last);
+        let until = until.min(last);
         if until > now {
             return Review::Keep { until };
         }
@@ -429,6 +423,16 @@ impl<T> Line<T> {
             || self
                 .shed
                 .is_some_and(|shed| ago(shed) < self.rules.interval)
+    }
+
+    /// Until when a call waits that came at `since` and has no turn: for `target`, or until the line is known to stand.
+    fn patience(&self, since: Instant, stands: bool) -> Instant {
+        let least = since + self.rules.target.min(self.rules.wait_max);
+        if stands {
+            return least;
+        }
+        let known = self.since.unwrap_or(since) + self.rules.interval;
+        known.min(since + self.rules.wait_max).max(least)
     }
 
     /// Cost of the tenant's calls that go before one of this rank.
@@ -868,16 +872,24 @@ mod tests {
         assert_eq!(serve(&mut line, now), [0]);
     }
 
-    /// A server of `places` that takes a millisecond and more for a call, under tenants that call at their rates;
-    /// what each of them was served and refused.
-    fn simulate(seed: u64, places: usize, seconds: u64, tenants: &[(u32, u64)]) -> Vec<(u32, u32)> {
+    /// What the tenants of a simulation came to.
+    struct Simulated {
+        /// Calls of each that were served and refused.
+        counts: Vec<(u32, u32)>,
+        /// Milliseconds after which each refused call knew it.
+        refused_ms: Vec<u64>,
+    }
+
+    /// A server of `places` that takes a millisecond and more for a call, under tenants that call at their rates.
+    fn simulate(seed: u64, places: usize, seconds: u64, tenants: &[(u32, u64)]) -> Simulated {
         use rand::{RngExt, SeedableRng, rngs::StdRng};
         let mut dice = StdRng::seed_from_u64(seed);
         let start = Instant::now();
         let mut line: Line<u32> = Line::new(rules(), places);
         let mut counts = vec![(0, 0); tenants.len()];
+        let mut refused_ms = Vec::new();
         let mut busy: Vec<(u64, u32)> = Vec::new();
-        let mut reviews: Vec<(Instant, Ticket, u32)> = Vec::new();
+        let mut reviews: Vec<(Instant, Ticket, u32, u64)> = Vec::new();
         for tick in 0..seconds * 1000 {
             let now = start + tick as u32 * MS;
             let mut enter = |busy: &mut Vec<(u64, u32)>, tenant: u32| {
@@ -897,14 +909,17 @@ mod tests {
                     Next::Refuse { item, .. } => counts[item as usize].1 += 1,
                 }
             }
-            for (time, ticket, tenant) in std::mem::take(&mut reviews) {
+            for (time, ticket, tenant, came) in std::mem::take(&mut reviews) {
                 if time > now {
-                    reviews.push((time, ticket, tenant));
+                    reviews.push((time, ticket, tenant, came));
                     continue;
                 }
                 match line.review(ticket, now) {
-                    Review::Keep { until } => reviews.push((until, ticket, tenant)),
-                    Review::Refuse(_) => counts[tenant as usize].1 += 1,
+                    Review::Keep { until } => reviews.push((until, ticket, tenant, came)),
+                    Review::Refuse(_) => {
+                        counts[tenant as usize].1 += 1;
+                        refused_ms.push(tick - came);
+                    }
                     Review::Gone => {}
                 }
             }
@@ -926,17 +941,20 @@ mod tests {
                             until,
                             evicted,
                         } => {
-                            reviews.push((until, ticket, tenant as u32));
+                            reviews.push((until, ticket, tenant as u32, tick));
                             if let Some((item, _)) = evicted {
                                 counts[item as usize].1 += 1;
                             }
                         }
-                        Offer::Refuse(_) => counts[tenant].1 += 1,
+                        Offer::Refuse(_) => {
+                            counts[tenant].1 += 1;
+                            refused_ms.push(0);
+                        }
                     }
                 }
             }
         }
-        counts
+        Simulated { counts, refused_ms }
     }
 
     proptest! {
@@ -954,7 +972,7 @@ mod tests {
             let mut tenants = vec![(1, every_us)];
             tenants.extend(&floods);
             let seconds = 6;
-            let counts = simulate(seed, places, seconds, &tenants);
+            let counts = simulate(seed, places, seconds, &tenants).counts;
             let asked = seconds * 1_000_000 / every_us;
             prop_assert!(u64::from(counts[0].0) + 2 >= asked * 99 / 100, "{:?} of {}", counts, asked);
             // The floods share the rest by their weights, within a quarter.
@@ -965,6 +983,23 @@ mod tests {
                 let (least, most) = per_weight.iter().fold((f64::MAX, 0.0_f64), |(a, b), x| (a.min(*x), b.max(*x)));
                 prop_assert!(most <= least * 1.25, "{:?} {:?}", per_weight, floods);
             }
+        }
+
+        /// The first calls of an overload may wait until it is known to be one; of all, they are few.
+        #[test]
+        fn mcp_13_in_an_overload_the_refused_know_it_within_5_ms(
+            seed in any::<u64>(),
+            places in 1_usize..20,
+            overload in 2_u64..20,
+        ) {
+            // The server does a call in 10 ms at each place, and is asked for so many times as much.
+            let every_us = 10_000 / places as u64 / overload;
+            let simulated = simulate(seed, places, 20, &[(1, every_us.max(50) * 2), (4, every_us.max(50) * 2)]);
+            let mut refused = simulated.refused_ms;
+            refused.sort_unstable();
+            prop_assert!(refused.len() > 1000, "{:?}", simulated.counts);
+            let p99 = refused[refused.len() * 99 / 100];
+            prop_assert!(p99 <= 5, "{p99} ms, {:?}", simulated.counts);
         }
 
         #[test]

@@ -447,6 +447,9 @@ section! {
         call_timeout: Duration = millis(100, 3600), text("30s");
         /// http: the server's MCP endpoint. openapi: the API's base URL, to which the document's paths are added.
         url: Option<String> = Optional(Text(&text::URL)), none();
+        /// http: how messages are carried: `streamable` HTTP, `sse` for the transport of 2024-11-05 (`url` is where its stream is),
+        /// or `auto`: streamable, and `sse` if nothing at the URL takes messages.
+        transport: Transport = Choice::<Transport>::new(), text("auto");
         /// http, openapi: header fields of every request, such as an API key. Never shown.
         headers: BTreeMap<String, Secret> = Variables { name: &text::HEADER, entries_max: 32, value_max: 8 * 1024 }, Some(Value::Table(BTreeMap::new()));
         /// http, openapi: a file whose content is sent as bearer token; it is read for every request, so that it can be rotated.
@@ -589,6 +592,36 @@ impl Choices for Pinning {
         (Self::Off, "off"),
         (Self::Report, "report"),
         (Self::Refuse, "refuse"),
+    ];
+}
+
+/// How the messages of a remote MCP server are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// As it turns out.
+    Auto,
+    /// Streamable HTTP.
+    Streamable,
+    /// HTTP with server-sent events, of 2024-11-05.
+    Sse,
+}
+
+impl Transport {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Streamable => "streamable",
+            Self::Sse => "sse",
+        }
+    }
+}
+
+impl Choices for Transport {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Auto, Self::Auto.as_str()),
+        (Self::Streamable, Self::Streamable.as_str()),
+        (Self::Sse, Self::Sse.as_str()),
     ];
 }
 

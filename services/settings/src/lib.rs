@@ -29,6 +29,7 @@ pub use keys::{
     ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeConcurrency, EdgeCost,
     EdgeEvents, EdgeGraphql, EdgeHttp, EdgeQueue, EdgeQuota, EdgeRate, EdgeRedis, EdgeSearch,
     EdgeSession, EdgeUsage, EdgeWebsocket, Fleet, Grant, LogFormat, Pinning, SearchMode, Telemetry,
+    Transport,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -167,6 +168,8 @@ pub enum PluginKind {
     Http {
         /// Its MCP endpoint.
         url: String,
+        /// How messages are carried.
+        transport: Transport,
         /// How requests prove who sends them.
         credential: Credential,
         /// How long its handshake may take.
@@ -470,11 +473,13 @@ impl Plugin {
             }
             PluginKind::Http {
                 url,
+                transport,
                 credential,
                 start_timeout,
                 response_limit,
             } => {
                 values.push(("url".to_owned(), Json::from(url.as_str())));
+                values.push(("transport".to_owned(), Json::from(transport.as_str())));
                 values.push((
                     "start_timeout".to_owned(),
                     Json::from(quantity::format_duration(*start_timeout)),
@@ -802,6 +807,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
             };
             PluginKind::Http {
                 url,
+                transport: keys.transport,
                 credential,
                 start_timeout: keys.start_timeout,
                 response_limit: keys.response_limit,

@@ -230,8 +230,8 @@ pub struct Missing {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     lists: BTreeMap<List, BTreeMap<String, Entry>>,
-    /// The first page of each list, ready to be sent.
-    first_pages: BTreeMap<List, Arc<RawValue>>,
+    /// The pages of each list, ready to be sent, by the name after which they begin.
+    pages: BTreeMap<(List, Option<String>), Arc<RawValue>>,
     missing: Vec<Missing>,
     freshness: Freshness,
     can: Can,
@@ -321,8 +321,13 @@ impl Catalogue {
     fn finish(&mut self) {
         self.fingerprint();
         for list in List::ALL {
-            if let Ok(page) = self.write_page(list, None) {
-                self.first_pages.insert(list, page);
+            let mut after = None;
+            while let Ok((page, next)) = self.write_page(list, after.as_deref()) {
+                self.pages.insert((list, after), page);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
             }
         }
     }
@@ -391,14 +396,20 @@ impl Catalogue {
     /// # Errors
     /// [`Cause::InvalidParams`] for a cursor that was not ours.
     pub fn page(&self, list: List, cursor: Option<&str>) -> Result<Arc<RawValue>, Failure> {
-        match (cursor, self.first_pages.get(&list)) {
-            (None, Some(page)) => Ok(Arc::clone(page)),
-            (None, None) => self.write_page(list, None),
-            (Some(cursor), _) => self.write_page(list, Some(&read_cursor(cursor)?)),
+        let key = (list, cursor.map(read_cursor).transpose()?);
+        if let Some(page) = self.pages.get(&key) {
+            return Ok(Arc::clone(page));
         }
+        // A cursor from before a change.
+        Ok(self.write_page(list, key.1.as_deref())?.0)
     }
 
-    fn write_page(&self, list: List, after: Option<&str>) -> Result<Arc<RawValue>, Failure> {
+    /// Writes the page after a name. Returns it with the name after which the next one begins.
+    fn write_page(
+        &self,
+        list: List,
+        after: Option<&str>,
+    ) -> Result<(Arc<RawValue>, Option<String>), Failure> {
         let from = match after {
             None => std::ops::Bound::Unbounded,
             Some(name) => std::ops::Bound::Excluded(name),
@@ -414,7 +425,7 @@ impl Catalogue {
         let next = page
             .last()
             .filter(|_| rest.next().is_some())
-            .map(|(name, _)| write_cursor(name));
+            .map(|(name, _)| (*name).clone());
         let items: Vec<&RawValue> = page.iter().map(|(_, raw)| *raw).collect();
         let mut meta = json!({META_SERVER_INFO: crate::server_info()});
         if !self.missing.is_empty() {
@@ -427,13 +438,13 @@ impl Catalogue {
         };
         set("resultType", to_raw_value("complete"))?;
         set(list.member(), to_raw_value(&items))?;
-        if let Some(next) = next {
-            set("nextCursor", to_raw_value(&next))?;
+        if let Some(name) = &next {
+            set("nextCursor", to_raw_value(&write_cursor(name)))?;
         }
         set("ttlMs", to_raw_value(&self.freshness.ttl_ms))?;
         set("cacheScope", to_raw_value(self.freshness.scope.as_str()))?;
         set("_meta", to_raw_value(&meta))?;
-        Ok(result.to_raw().into())
+        Ok((result.to_raw().into(), next))
     }
 
     fn fingerprint(&mut self) {
@@ -692,7 +703,10 @@ mod tests {
         let catalogue = Catalogue::merge(&[from("a", "", &many, State::Ready)]);
         let (mut seen, mut cursor) = (Vec::new(), None);
         loop {
-            let (names, next) = names(&catalogue.page(List::Tools, cursor.as_deref()).unwrap());
+            let page = catalogue.page(List::Tools, cursor.as_deref()).unwrap();
+            let again = catalogue.page(List::Tools, cursor.as_deref()).unwrap();
+            assert!(Arc::ptr_eq(&page, &again), "a page is written once");
+            let (names, next) = names(&page);
             seen.extend(names);
             cursor = next;
             if cursor.is_none() {
@@ -700,6 +714,9 @@ mod tests {
             }
         }
         assert_eq!(seen, many);
+        let gone = write_cursor("t0005x");
+        let page = catalogue.page(List::Tools, Some(&gone)).unwrap();
+        assert_eq!(names(&page).0[0], "t0006", "a cursor from before a change");
         assert_eq!(
             catalogue.page(List::Tools, Some("!")).unwrap_err().cause,
             Cause::InvalidParams

@@ -44,7 +44,7 @@ impl Failing {
 impl From<Lost> for Failing {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::NotSent => Self::Unreachable,
+            Lost::NotSent | Lost::NoEndpoint => Self::Unreachable,
             Lost::Broken | Lost::SessionGone => Self::Ended,
             Lost::Late | Lost::Busy => Self::Silent,
             Lost::TooLong | Lost::Garbage => Self::Garbage,

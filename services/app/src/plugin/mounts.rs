@@ -209,7 +209,7 @@ impl Mounts {
                         engine = Some(started.clone());
                         Plugin::Wasm(Wasm::start(&spec.name, wasm, started, files, &changed))
                     }
-                    Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed)),
+                    Kind::Http(http) => Plugin::Http(Http::start(&spec.name, http, &changed, &hub)),
                     Kind::Openapi(openapi) => {
                         Plugin::Openapi(Openapi::start(&spec.name, openapi, files, &changed))
                     }

@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     Server, Story,
+    endless::Endless,
     intake::Request,
     stream::{Accepts, COMMENT, KEEP_ALIVE, event, events},
     tasks::{TASKS_MAX, Watching},
@@ -77,7 +78,9 @@ pub(crate) fn open(
         };
         Some((Ok::<_, Infallible>(chunk), listening))
     });
-    events(Body::from_stream(stream))
+    let mut response = events(Body::from_stream(stream));
+    response.extensions_mut().insert(Endless);
+    response
 }
 
 /// Returns the messages that a listener of this process hears, whose place is held elsewhere.

@@ -4,17 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::TokioTimer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Server, router};
+use super::{Server, endless, router};
 
 /// Connections at once, beside those of clients that listen for changes; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -22,6 +19,20 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long to wait when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Raises the number of descriptors that this process may have to what its starter allows it. The usual soft limit is
+/// 1,024, for programs that use `select`; each connection takes one here, and each plugin several.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, allowed = limit.current, "the limit of open files stays as it is");
+    }
+}
 
 /// The open listener and its connections.
 #[derive(Debug)]
@@ -131,31 +142,17 @@ async fn serve(stream: TcpStream, router: Router, server: Server, stop: Cancella
     // Answers are written in one piece; waiting for more would only delay them.
     drop(stream.set_nodelay(true));
     let _counted = Counted::new(server.metrics.connections.clone());
-    // On the heap once: a future that is moved into others takes room in each of them, for as long as it runs.
-    let mut connection = Box::pin(connection(stream, router, &server));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.limits.header)
+        .max_buf_size(HEAD_BYTES_MAX);
+    if let Err(error) = endless::serve(stream, router, &builder, stop).await {
         tracing::debug!(
             error = telemetry::error_chain(&error),
             "a connection ended early"
         );
     }
-}
-
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
-
-fn connection(stream: TcpStream, router: Router, server: &Server) -> Connection {
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(server.limits.header)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
 }
 
 /// One connection in the gauge.

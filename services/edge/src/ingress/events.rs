@@ -26,10 +26,11 @@ use mcp::{Call, Cause, Failure, Id, Message, Method};
 use serde_json::json;
 
 use super::accepts_events;
+use crate::admission;
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::events::{Begins, Reader};
-use crate::exchange::Body::Pieces;
+use crate::exchange::Body::Endless;
 use crate::exchange::{Exchange, Response, set_header};
 use crate::identity::Caller;
 use crate::record;
@@ -52,11 +53,12 @@ pub(super) async fn serve(
     match open(edge, exchange, &context, &caller).await {
         Ok(stream) => {
             record::answered_here(edge, &context, &caller, "", 200);
-            let pieces = stream::unfold(stream, |mut stream| async move {
+            // On the heap once: `unfold` moves it to and fro.
+            let pieces = stream::unfold(Box::new(stream), |mut stream| async move {
                 let piece = stream.next().await?;
                 Some((piece, stream))
             });
-            let mut response = Response::new(Pieces(pieces.boxed()));
+            let mut response = Response::new(Endless(pieces.boxed()));
             set_header(&mut response, "content-type", "text/event-stream");
             set_header(&mut response, "x-accel-buffering", "no");
             response
@@ -75,6 +77,7 @@ async fn open(
         return Err(Failure::new(Cause::NotAcceptable));
     }
     let wanted = Wanted::read(exchange.query().unwrap_or_default())?;
+    admission::charge(edge, caller).await?;
     let last = exchange.header("last-event-id");
     let (reader, begins) = edge.events.open(caller, last).await?;
     let mut first = VecDeque::new();
@@ -302,6 +305,28 @@ mod tests {
         }
         let many = vec!["resource=a"; RESOURCES_MAX + 1].join("&");
         assert!(Wanted::read(&many).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_stream_says_that_it_lives() {
+        let edge = settings::load_str("", std::iter::empty()).unwrap();
+        let edge = edge.settings.edge;
+        let events = crate::events::Events::new(&edge.events, &edge.redis);
+        let (reader, begins) = events.open(&Caller::edge(), None).await.unwrap();
+        let mut told = Told {
+            reader,
+            level: Level::Info,
+            begins: Some(begins),
+            first: VecDeque::new(),
+            updates: stream::pending().boxed(),
+            ended: tokio::time::sleep(3 * KEEP_ALIVE_EVERY).boxed(),
+        };
+        let began = told.next().await.unwrap();
+        assert!(began.starts_with(b"retry: "), "{began:?}");
+        for _ in 0..2 {
+            assert_eq!(told.next().await.unwrap(), KEEP_ALIVE.as_bytes());
+        }
+        assert_eq!(told.next().await, None);
     }
 
     #[test]

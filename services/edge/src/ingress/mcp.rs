@@ -27,8 +27,8 @@ use serde_json::value::RawValue;
 use super::{accepts_events, body_bounds, check_json_post, empty, json, sessions};
 use crate::context::Context;
 use crate::edge::Edge;
-use crate::exchange::Body::Pieces;
-use crate::exchange::{Exchange, Response, set_header};
+use crate::exchange::Body::{Endless, Pieces};
+use crate::exchange::{self, Exchange, Response, set_header};
 use crate::identity::Caller;
 use crate::stream::{self, Part};
 use crate::{egress, gateway, record};
@@ -321,11 +321,17 @@ async fn answer(edge: &Arc<Edge>, context: &Context, caller: &Arc<Caller>, call:
         Ok(Part::Reply(reply)) => reply.body,
         Err(failure) => failure.to_json_rpc(id.as_ref(), &request_id).into(),
     });
-    events(Messages {
+    let messages = Messages {
         messages: futures::stream::iter([first]).chain(rest).boxed(),
         drained,
         farewell,
         is_over: false,
+    };
+    let pieces = pieces(messages);
+    events(if listens {
+        Endless(pieces)
+    } else {
+        Pieces(pieces)
     })
 }
 
@@ -368,13 +374,19 @@ impl Messages {
     }
 }
 
-/// An answer of events, to be passed on by whatever stands between as they come.
-fn events(messages: Messages) -> Response {
-    let pieces = futures::stream::unfold(messages, |mut messages| async move {
+/// Messages as they come, each an event.
+fn pieces(messages: Messages) -> BoxStream<'static, Bytes> {
+    // On the heap once: `unfold` moves it to and fro.
+    futures::stream::unfold(Box::new(messages), |mut messages| async move {
         let piece = messages.next().await?;
         Some((piece, messages))
-    });
-    let mut response = Response::new(Pieces(pieces.boxed()));
+    })
+    .boxed()
+}
+
+/// An answer of events, to be passed on by whatever stands between as they come.
+fn events(body: exchange::Body) -> Response {
+    let mut response = Response::new(body);
     set_header(&mut response, "content-type", "text/event-stream");
     set_header(&mut response, "x-accel-buffering", "no");
     response

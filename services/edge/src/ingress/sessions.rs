@@ -184,10 +184,10 @@ fn response(
     let body = match answer.body {
         Body::Empty => Bytes::new().into(),
         Body::Json(text) => text.into(),
-        Body::Events(events) => exchange::Body::Pieces(match until {
-            None => events,
-            Some(until) => events.take_until(until.boxed()).boxed(),
-        }),
+        Body::Events(events) => match until {
+            None => exchange::Body::Pieces(events),
+            Some(until) => exchange::Body::Endless(events.take_until(until.boxed()).boxed()),
+        },
     };
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;

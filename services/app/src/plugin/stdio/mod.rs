@@ -2,8 +2,8 @@
 //!
 //! - [`process`]: a child that cannot outlive us
 //! - [`lines`], [`wire`]: bytes to messages
-//! - [`connection`]: many calls over one pair of pipes
-//! - [`call`]: a client's call, through every question to its answer; [`tasks`]: one that outlives its request
+//! - [`pipes`]: messages over a pair of pipes
+//! - [`tasks`]: calls that outlive their request
 //! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
 //! - [`stderr`]: what a child writes for people
 
@@ -17,16 +17,18 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Listing, State,
+    Answer, Ask, Listing, Scope, State,
     failing::Failing,
     hub::Hub,
     pins::FilePins,
-    upstream::{self, Abandon, Lost, forms},
+    upstream::{
+        self, Lost, NoAnswer,
+        call::{self, Terms},
+    },
 };
 
-mod call;
-mod connection;
 pub mod lines;
+mod pipes;
 pub mod process;
 mod stderr;
 mod tasks;
@@ -34,8 +36,6 @@ mod watches;
 pub mod wire;
 mod worker;
 
-use call::Working;
-use connection::Asker;
 use process::{Program, Spawner};
 use watches::Watches;
 use worker::{Link, Worker};
@@ -173,43 +173,31 @@ impl Stdio {
     }
 
     async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
-        let turn = link
-            .turn(deadline)
-            .await
-            .map_err(|lost| self.failure(lost))?;
         let connection = &link.connection;
-        if let Some(level) = ask.context.notices.log_level()
-            && link.agreement.logs_on_request()
-        {
-            connection.log_from(level);
-        }
-        let id = connection.fresh_id();
-        let params = forms::params_for_server(&ask, link.agreement.era(), id)?;
-        let asker = Asker {
-            client: ask.context.client,
-            notices: ask.context.notices,
-            task: None,
-        };
-        let exchange = connection
-            .begin(
-                id,
-                ask.method.as_str(),
-                &params,
-                Some(asker),
-                deadline,
-                Abandon::Cancel,
-            )
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        Working::new(
-            Arc::clone(&self.name),
-            ask.method.clone(),
-            self.call_timeout,
-            exchange,
+        let turn = connection.turn(deadline).await;
+        let turn = turn.map_err(|lost| self.failure(lost))?;
+        let asked = call::ask(
+            connection,
+            &link.agreement,
+            self.terms(),
             turn,
-        )
-        .go_on(deadline)
-        .await
+            &ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
+    }
+
+    /// What all calls have in common.
+    fn terms(&self) -> Terms {
+        Terms {
+            plugin: Arc::clone(&self.name),
+            call_timeout: self.call_timeout,
+            scope: Scope::Public,
+        }
+    }
+
+    fn unanswered(&self, none: NoAnswer) -> Failure {
+        none.failure(&self.name, &self.state())
     }
 
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of

@@ -18,15 +18,15 @@ use mcp::{
 };
 use tokio::sync::Notify;
 
-use super::{
-    Stdio,
-    call::{Working, written},
-    connection::{Asker, Connection, Event, Exchange, Question},
-    worker::Link,
-};
+use super::{Stdio, worker::Link};
 use crate::plugin::{
     Answer, Ask, Inputs,
-    upstream::{Abandon, Lost, forms, tasks},
+    upstream::{
+        Abandon, Lost,
+        call::{Working, written},
+        connection::{Asker, Connection, Event, Exchange, Question},
+        forms, tasks,
+    },
 };
 
 /// Tasks of one child that wait for their clients at once.
@@ -288,10 +288,9 @@ impl Stdio {
         );
         let mut exchange = begun.await.map_err(failure)?;
         exchange.gives_up(task);
-        let name = Arc::clone(&self.name);
-        Working::new(name, ask.method.clone(), self.call_timeout, exchange, None)
-            .go_on(deadline)
-            .await
+        let working = Working::new(self.terms(), ask.method.clone(), exchange, None);
+        let went_on = working.go_on(deadline).await;
+        went_on.map_err(|none| self.unanswered(none))
     }
 }
 

@@ -16,9 +16,9 @@ use serde_json::{
 };
 use tokio::sync::watch;
 
-use super::connection::{Connection, Exchange};
 use crate::plugin::upstream::{
     Abandon, Wire as _,
+    connection::{Connection, Exchange},
     handshake::{Agreement, own_meta},
 };
 

@@ -10,12 +10,11 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use mcp::Era;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    StdioSpec,
-    connection::{Connection, Ears},
+    StdioSpec, pipes,
     process::{Process, Spawner, Streams},
     stderr,
     tasks::Errands,
@@ -28,8 +27,8 @@ use crate::plugin::{
     hub::Hub,
     pins::{FilePins, NotPinned},
     upstream::{
-        Lost,
         backoff::Backoff,
+        connection::{Connection, Ears},
         handshake::{self, Agreement, HandshakeError},
     },
 };
@@ -48,28 +47,6 @@ pub(super) struct Link {
     pub(super) agreement: Agreement,
     /// What its tasks wait for.
     pub(super) errands: Errands,
-    /// Taken by calls to a child that asks clients something.
-    one_at_a_time: Arc<Semaphore>,
-}
-
-impl Link {
-    /// Waits until the call may be sent, at most until `deadline`.
-    ///
-    /// # Errors
-    /// [`Lost::Busy`] when others did not end before.
-    pub(super) async fn turn(
-        &self,
-        deadline: Instant,
-    ) -> Result<Option<OwnedSemaphorePermit>, Lost> {
-        if !self.connection.asks() {
-            return Ok(None);
-        }
-        let turn = Arc::clone(&self.one_at_a_time).acquire_owned();
-        match tokio::time::timeout_at(deadline.into(), turn).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
-            Ok(Err(_)) | Err(_) => Err(Lost::Busy),
-        }
-    }
 }
 
 /// What one worker shows to the rest of the plugin.
@@ -249,7 +226,7 @@ impl Worker {
             hub: Arc::clone(&self.hub),
             asks: Arc::clone(&self.asks),
         };
-        let connection = Connection::start(Arc::clone(&self.name), stdin, stdout, ears);
+        let connection = pipes::connect(Arc::clone(&self.name), stdin, stdout, ears);
         tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
         let ended = tokio::select! {
             ended = self.serve(&connection, era, &changes) => ended,
@@ -323,7 +300,6 @@ impl Worker {
             connection: connection.clone(),
             agreement: agreement.clone(),
             errands: Errands::default(),
-            one_at_a_time: Arc::new(Semaphore::new(1)),
         })));
         self.set_state(State::Ready);
         self.attend(connection, &agreement, changes).await

@@ -1,5 +1,7 @@
 //! MCP servers behind us, whatever carries the messages.
 //!
+//! - [`connection`]: many calls over one connection
+//! - [`call`]: a client's call, through every question to its answer
 //! - [`handshake`]: which era, which lists
 //! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request
 //! - [`backoff`]: how soon to try again
@@ -12,6 +14,8 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Answer, State};
 
 pub(crate) mod backoff;
+pub(crate) mod call;
+pub(crate) mod connection;
 pub(crate) mod forms;
 pub(crate) mod handshake;
 pub(crate) mod tasks;
@@ -69,6 +73,27 @@ pub(crate) enum Lost {
     Denied,
     /// The answer is not of the protocol. The work may have been done.
     Garbage,
+    /// Nothing at the address takes messages.
+    NoEndpoint,
+}
+
+/// Why a client's call has no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The server gave none.
+    Lost(Lost),
+    /// What was asked, or what came back, has no form in the other era.
+    Failed(Failure),
+}
+
+impl NoAnswer {
+    /// Returns what the caller of the plugin `name` is told.
+    pub(crate) fn failure(self, name: &str, state: &State) -> Failure {
+        match self {
+            Self::Lost(lost) => lost.failure(name, state),
+            Self::Failed(failure) => failure,
+        }
+    }
 }
 
 /// What happens to the server's work when nobody waits for it any more.
@@ -87,6 +112,10 @@ impl Lost {
             Self::NotSent | Self::SessionGone => (
                 Cause::NoBackend,
                 format!("is {}; the call was not sent", state.as_str()),
+            ),
+            Self::NoEndpoint => (
+                Cause::NoBackend,
+                "is not at its address; the call did not run".to_owned(),
             ),
             Self::Denied => (
                 Cause::NoBackend,
