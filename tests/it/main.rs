@@ -8,6 +8,7 @@
 
 mod tidy;
 
+mod abandoned;
 mod adoption;
 mod clients;
 mod components;
@@ -24,9 +25,11 @@ mod listening;
 mod loadtest;
 mod matrix;
 mod pinned;
+mod refusals;
 mod seeds;
 mod sessions;
 mod supervision;
+mod tasks;
 mod telling;
 mod tool_search;
 mod upstreams;

@@ -279,7 +279,10 @@ pub fn head(
     if let Some(baggage) = span.baggage() {
         set(HeaderName::from_static("baggage"), baggage);
     }
-    for (name, value) in &call.param_headers {
+    if call.param_headers.is_none() {
+        set(HeaderName::from_static(names::HEADLESS), "1");
+    }
+    for (name, value) in call.param_headers.iter().flatten() {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
             set(name, value);
         }

@@ -4,7 +4,7 @@
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
-//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
+//! - [`worker`]: one child, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -24,6 +24,7 @@ use super::{
     upstream::{
         self, Lost, NoAnswer,
         call::{self, Terms},
+        watches::Watches,
     },
 };
 
@@ -32,12 +33,10 @@ mod pipes;
 pub mod process;
 mod stderr;
 mod tasks;
-mod watches;
 pub mod wire;
 mod worker;
 
 use process::{Program, Spawner};
-use watches::Watches;
 use worker::{Link, Worker};
 
 /// How to run a stdio plugin.

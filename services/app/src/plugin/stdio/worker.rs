@@ -18,7 +18,6 @@ use super::{
     process::{Process, Spawner, Streams},
     stderr,
     tasks::Errands,
-    watches::{Subscribed, Watches},
 };
 use crate::plugin::{
     Listing, State,
@@ -30,6 +29,7 @@ use crate::plugin::{
         backoff::Backoff,
         connection::{Connection, Ears},
         handshake::{self, Agreement, HandshakeError},
+        watches::{Subscribed, Watches},
     },
 };
 
