@@ -189,7 +189,7 @@ section! {
         /// How long a call may wait in a queue that was empty a moment ago; a queue that was not for so long is an overload.
         interval: Duration = millis(1, 60), text("100ms");
         /// How long a call may wait while there is an overload, before it gets a retryable 503.
-        target: Duration = millis(1, 60), text("4ms");
+        target: Duration = millis(1, 60), text("2ms");
         /// How long the most important waiting call of each tenant may wait, whatever the load.
         wait_max: Duration = millis(1, 60), text("1s");
         /// Tenants' weights: a tenant of weight 2 gets twice as many places as one of weight 1 while both want more. `*` is
