@@ -294,16 +294,19 @@ impl Plugin {
     /// Wants to know of a resource's changes from now on, by the [`hub::Hub`]. False if it cannot tell.
     pub fn watch(&self, uri: &str) -> bool {
         match self {
-            Self::Builtin(_) | Self::Http(_) | Self::Openapi(_) | Self::Wasm(_) => false,
+            Self::Builtin(_) | Self::Openapi(_) | Self::Wasm(_) => false,
             Self::Conformance(_) => true,
             Self::Stdio(stdio) => stdio.watch(uri),
+            Self::Http(http) => http.watch(uri),
         }
     }
 
     /// Takes one [`Plugin::watch`] back.
     pub fn unwatch(&self, uri: &str) {
-        if let Self::Stdio(stdio) = self {
-            stdio.unwatch(uri);
+        match self {
+            Self::Builtin(_) | Self::Conformance(_) | Self::Openapi(_) | Self::Wasm(_) => {}
+            Self::Stdio(stdio) => stdio.unwatch(uri),
+            Self::Http(http) => http.unwatch(uri),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::plugin::{
         call::{self, Terms},
         connection::{Connection, Ears},
         handshake::{self, Agreement},
+        watches::Watches,
     },
 };
 
@@ -43,6 +44,8 @@ pub(super) struct Manner {
     pub(super) transport: Transport,
     /// Which arguments go into heads.
     pub(super) marks: Arc<ArcSwap<Marks>>,
+    /// What somebody wants to know of.
+    pub(super) watches: Watches,
     /// What was agreed in another session, if this is one for a user: what changes is told in that one.
     pub(super) known: Option<Arc<Known>>,
     /// Until when.
@@ -117,7 +120,12 @@ impl Link {
         // Servers of the newer era tell of nothing but changes there.
         let listening = (era == Era::Legacy || known.is_none()).then(|| {
             let opened = Arc::new(Notify::new());
-            let listens = way.clone().listen(connection.clone(), Arc::clone(&opened));
+            let listens = way.clone().listen(
+                connection.clone(),
+                agreement.clone(),
+                manner.watches.clone(),
+                Arc::clone(&opened),
+            );
             (AbortOnDropHandle::new(tokio::spawn(listens)), opened)
         });
         if let (Era::Legacy, Some((_, opened))) = (era, &listening) {

@@ -5,8 +5,7 @@
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
-//! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive; [`watches`]: resources whose changes
-//!   somebody wants to know
+//! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -26,6 +25,7 @@ use super::{
     upstream::{
         self, Lost, NoAnswer,
         call::{self, Terms},
+        watches::Watches,
     },
 };
 
@@ -38,7 +38,6 @@ pub mod process;
 pub mod sandbox;
 mod stderr;
 mod tasks;
-mod watches;
 pub mod wire;
 mod worker;
 
@@ -46,7 +45,6 @@ use limits::Limits;
 pub use pool::Instances;
 use pool::{Place, Pool};
 use process::{Program, Spawner};
-use watches::Watches;
 use worker::{Common, Link};
 
 /// How to run a stdio plugin.

@@ -21,7 +21,6 @@ use super::{
     process::{Spawner, Streams},
     stderr,
     tasks::Errands,
-    watches::{Subscribed, Watches},
 };
 use crate::plugin::{
     Listing, State,
@@ -34,6 +33,7 @@ use crate::plugin::{
         backoff::Backoff,
         connection::{Connection, Ears},
         handshake::{self, Agreement, HandshakeError},
+        watches::{Subscribed, Watches},
     },
 };
 
