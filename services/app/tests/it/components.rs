@@ -147,6 +147,11 @@ async fn whatever_a_component_does_its_neighbours_answer_meanwhile() {
     assert_eq!(app.call("good_echo", json!({})).await.outcome, "ok");
 }
 
+/// Compiles a large component once for all tests.
+fn cached(spec: &mut WasmSpec) {
+    spec.cache = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("components"));
+}
+
 /// A server that answers at `/` and sends elsewhere from `/away` and `/back`.
 async fn server(away: String) -> std::net::SocketAddr {
     use axum::{Router, response::Redirect, routing::get};
@@ -173,7 +178,7 @@ async fn a_component_asks_the_hosts_that_are_allowed_and_is_led_nowhere_else() {
         spec.grants.random = true;
         spec.limits.memory_bytes = 64 << 20;
         spec.call_timeout = Duration::from_secs(20);
-        spec.cache = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("components"));
+        cached(spec);
     };
     let fetcher = example("fetcher.wasm");
     let app = App::start(vec![named("web", fetcher.clone(), granted)]).await;
@@ -191,7 +196,7 @@ async fn a_component_asks_the_hosts_that_are_allowed_and_is_led_nowhere_else() {
         let answer = fetch(url.clone()).await;
         assert_eq!(answer.body["result"]["isError"], true, "{url}: {answer:?}");
     }
-    let poor = App::start(vec![named("web", fetcher, |_| {})]).await;
+    let poor = App::start(vec![named("web", fetcher, cached)]).await;
     until("it is refused", async || {
         let state = poor.mounts.mounted()[0].plugin.state();
         matches!(state, State::Restarting { reason, .. } if reason.contains("wasi:http"))
