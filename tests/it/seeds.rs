@@ -21,6 +21,7 @@ fn every_seed_holds() {
         ("openapi", targets::openapi),
         ("priority", targets::priority),
         ("search", targets::search),
+        ("lines", targets::lines),
     ] {
         let mut seeds = 0;
         for entry in fs::read_dir(folder.join(name)).unwrap().flatten() {

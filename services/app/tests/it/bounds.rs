@@ -7,11 +7,12 @@ use app::plugin::{
     builtin::Set,
     failing::Failing,
     mounts::{Kind, Spec},
+    signature::SignedBy,
     stdio::{Instances, StdioSpec, limits::Limits, sandbox::Sandbox},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{App, alive, builtin, program, stdio, until};
+use crate::harness::{App, alive, builtin, program, rude, stdio, until};
 
 const GREEDY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/greedy_server.py");
 
@@ -266,4 +267,75 @@ async fn more_children_come_when_all_are_busy_and_go_when_they_are_idle() {
     })
     .await;
     assert!(alive(left));
+}
+
+#[tokio::test]
+async fn servers_that_ask_are_asked_side_by_side_by_a_child_each() {
+    let instances = Instances {
+        min: 2,
+        max: 2,
+        ..Instances::default()
+    };
+    let mut spec = rude("legacy");
+    if let Kind::Stdio(stdio) = &mut spec.kind {
+        stdio.instances = instances;
+    }
+    let app = App::start(vec![spec]).await;
+    // Each is in the middle of a question and has its child for itself.
+    let mut waiting = Vec::new();
+    for who in ["ana", "ben"] {
+        // The second child may come into service later than the first.
+        let state = until("the child asks", async || {
+            let asked = app.call_as(who, json!({"name": "rude_elicit"})).await;
+            let state = asked.body["result"]["requestState"].clone();
+            state.is_string().then_some(state)
+        });
+        waiting.push((who, state.await));
+    }
+    for (who, state) in waiting {
+        let params = json!({
+            "name": "rude_elicit",
+            "requestState": state,
+            "inputResponses": {"q1": {"action": "accept", "content": {}}},
+        });
+        let answer = app.call_as(who, params).await;
+        assert_eq!(
+            answer.body["result"]["resultType"], "complete",
+            "{who}: {answer:?}"
+        );
+    }
+}
+
+/// A public key, and its signature over `good`.
+pub const KEY: &str = "RWQHBwcHBwcHB+pKbGPinFIKvvVQexMuxfmVR3auvr57kkIe6mkURtIs";
+const SIGNATURE: &str = "untrusted comment: a test
+RUQHBwcHBwcHByae/HXCen7haxIKp4kLwCVx5axIspP3W9Yfd+NjrXgTnhpiLVEAoiEavi4eZJdevIQM99n9G5I2q062QDhWkwg=
+trusted comment: a test
+U4RZMJbx+QcC3wl5VysPVvU/02fuJ6+TEof30wljoHfQVYEZZJoFm4zSH3riP9WVo0mfLm5qkjBc8uNiAqVLBw==
+";
+
+#[tokio::test]
+async fn a_child_starts_with_signed_files_and_not_with_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("signed");
+    std::fs::write(&file, "good").unwrap();
+    std::fs::write(folder.path().join("signed.minisig"), SIGNATURE).unwrap();
+    let signed = |files: Vec<PathBuf>| {
+        greedy("greedy", |spec| {
+            let key = KEY.to_owned();
+            spec.signed_by = Some(SignedBy { key, files });
+        })
+    };
+    let refused = async |spec: Spec, says: &str| {
+        let app = App::start(vec![spec]).await;
+        match app.mounts.mounted()[0].plugin.state() {
+            State::Restarting { reason, .. } => assert!(reason.contains(says), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let app = App::start(vec![signed(vec![file.clone()])]).await;
+    assert_eq!(app.call("greedy_pid", json!({})).await.outcome, "ok");
+    refused(signed(Vec::new()), "/usr/bin/python3.minisig").await;
+    std::fs::write(&file, "evil").unwrap();
+    refused(signed(vec![file]), "signature that signed_by asks for").await;
 }

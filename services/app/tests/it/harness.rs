@@ -126,6 +126,15 @@ impl App {
             .await
     }
 
+    /// Calls again until the tool is there.
+    pub async fn until_called(&self, tool: &str, arguments: Value) -> Answer {
+        until(&format!("{tool} is there"), async || {
+            let answer = self.call(tool, arguments.clone()).await;
+            answer.body.get("result").is_some().then_some(answer)
+        })
+        .await
+    }
+
     pub async fn get(&self, path: &str) -> (u16, String) {
         let response = self
             .client
@@ -333,6 +342,14 @@ pub fn installed(path: &str) -> String {
         file.display()
     );
     file.to_string_lossy().into_owned()
+}
+
+/// One of the components that the tests' installation has built.
+pub fn example(name: &str) -> PathBuf {
+    let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("SWEETMCP_WASM_EXAMPLES")
+        .map_or_else(|| workspace.join("target/wasm-examples"), PathBuf::from)
+        .join(name)
 }
 
 /// Whether a process is there and no zombie.

@@ -10,7 +10,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method as Verb};
-use mcp::{Revision, headers};
+use mcp::{Revision, headers, incoming::decode, lines::Line};
 use reqwest::Url;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -19,12 +19,9 @@ use super::{
     endpoint::{Endpoint, Refusal, is_events},
     events::{Events, Place},
 };
-use crate::plugin::{
-    stdio::{lines::Line, wire::decode},
-    upstream::{
-        Lost,
-        connection::{Carrier, Connection, Ears, Request, Sending},
-    },
+use crate::plugin::upstream::{
+    Lost,
+    connection::{Carrier, Connection, Ears, Request, Sending},
 };
 
 /// Requests under way at once on one connection.

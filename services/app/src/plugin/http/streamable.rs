@@ -16,7 +16,12 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb};
-use mcp::{Era, Method, Revision, headers, members::Members};
+use mcp::{
+    Era, Method, Revision, headers,
+    incoming::{Incoming, decode},
+    lines::Line,
+    members::Members,
+};
 use reqwest::Response;
 use serde_json::{Value, value::RawValue};
 use tokio::sync::{Notify, Semaphore};
@@ -28,11 +33,7 @@ use super::{
     marks::{self, Marks},
 };
 use crate::plugin::{
-    Answer, outgoing,
-    stdio::{
-        lines::Line,
-        wire::{Incoming, decode},
-    },
+    outgoing,
     upstream::{
         Abandon, Lost, Wire as _,
         connection::{Carrier, Connection, Ears, Request, Sending},
@@ -258,7 +259,7 @@ impl Streamable {
         let response = self.send(Verb::POST, head, Some(message), None).await?;
         if !response.status().is_success() {
             let error = self.refused(connection, response).await?;
-            connection.take_in(Incoming::Answer(id, Answer::Error(error)), Some(id));
+            connection.take_in(Incoming::Answer(id, Err(error)), Some(id));
             return Ok(());
         }
         if method == "initialize"

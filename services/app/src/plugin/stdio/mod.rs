@@ -2,7 +2,6 @@
 //!
 //! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
 //! - [`census`], [`limits`]: what a child and all that it starts take, and may take
-//! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
 //! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive
@@ -31,14 +30,12 @@ use super::{
 
 mod census;
 pub mod limits;
-pub mod lines;
 mod pipes;
 mod pool;
 pub mod process;
 pub mod sandbox;
 mod stderr;
 mod tasks;
-pub mod wire;
 mod worker;
 
 use limits::Limits;

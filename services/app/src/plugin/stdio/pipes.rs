@@ -11,7 +11,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{lines::LineSplitter, wire::decode};
+use mcp::{incoming::decode, lines::LineSplitter};
+
 use crate::plugin::upstream::{
     Lost,
     connection::{Carrier, Connection, Ears, Request, Sending},

@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use mcp::{
     Id, Method, Revision, envelope,
     era::tasks::{params, related_to},
+    incoming::Incoming,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{
@@ -35,7 +36,6 @@ use crate::plugin::{
     Answer, Client,
     hub::{Change, Hub},
     notices::{Level, Notices},
-    stdio::wire::Incoming,
 };
 
 /// Questions of one call that wait to be put to its client.
@@ -437,7 +437,8 @@ impl Connection {
     pub(crate) fn take_in(&self, incoming: Incoming, of: Option<u64>) {
         self.0.heard.fetch_add(1, Ordering::Relaxed);
         match incoming {
-            Incoming::Answer(id, answer) => self.hand_over(id, Ok(answer)),
+            Incoming::Answer(id, Ok(result)) => self.hand_over(id, Ok(Answer::Result(result))),
+            Incoming::Answer(id, Err(error)) => self.hand_over(id, Ok(Answer::Error(error))),
             Incoming::TooLong(id) => self.hand_over(id, Err(Lost::TooLong)),
             Incoming::Question { id, method, params } => {
                 self.take_question(Question { id, method, params }, of)
