@@ -11,8 +11,6 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// The kernel tells of computing in hundredths of a second, whatever its own clock (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
-/// How old a table may be that is looked at again.
-const FRESH: Duration = Duration::from_millis(50);
 
 /// One process, as the kernel tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +61,12 @@ fn read_entry(id: i32) -> Option<Entry> {
     parse_stat(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
 }
 
-/// Returns the table of now, or that of a moment ago: many children are looked after at once.
-fn table() -> Arc<Table> {
+/// Returns the last table, or a new one if it is older than `age_max`: many children are looked after at once.
+fn table(age_max: Duration) -> Arc<Table> {
     static LAST: Mutex<Option<(Instant, Arc<Table>)>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     match &*last {
-        Some((read, table)) if read.elapsed() < FRESH => Arc::clone(table),
+        Some((read, table)) if read.elapsed() < age_max => Arc::clone(table),
         _ => {
             let table = Arc::new(read_table());
             *last = Some((Instant::now(), Arc::clone(&table)));
@@ -126,18 +124,18 @@ impl Kin {
         }
     }
 
-    /// Looks who is there. Only while the leader has not been reaped: later its number may be another's.
-    pub(super) fn look(&mut self) {
-        self.look_at(&table());
+    /// Looks who is there, or was `age_max` ago. Only while the leader has not been reaped: later its number may be another's.
+    pub(super) fn look(&mut self, age_max: Duration) {
+        self.look_at(&table(age_max));
     }
 
     fn look_at(&mut self, table: &Table) {
         self.known = family(table, self.leader, &self.known);
     }
 
-    /// Looks who is there, and what they take; memory past `memory_limit` is measured more exactly, at a higher price.
-    pub(super) fn usage(&mut self, memory_limit: Option<u64>) -> Usage {
-        let table = table();
+    /// Looks who is there, or was `age_max` ago, and what they take; memory past `memory_limit` is measured more exactly, at a higher price.
+    pub(super) fn usage(&mut self, memory_limit: Option<u64>, age_max: Duration) -> Usage {
+        let table = table(age_max);
         self.look_at(&table);
         let alive = || {
             let known = self.known.keys();

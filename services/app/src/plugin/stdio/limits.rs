@@ -11,7 +11,7 @@ use super::census::{Kin, Usage};
 /// How often a child with limits is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often one without is looked at, to know what left its group.
-const KIN_EVERY: Duration = Duration::from_secs(2);
+const KIN_EVERY: Duration = Duration::from_secs(4);
 /// Over how long computing is averaged.
 const CPU_WINDOW: Duration = Duration::from_secs(5);
 
@@ -110,10 +110,10 @@ pub(super) async fn watch(kin: &mut Kin, limits: &Limits) -> Excess {
     loop {
         tokio::time::sleep(every).await;
         if !limited {
-            kin.look();
+            kin.look(every / 2);
             continue;
         }
-        let usage = kin.usage(limits.memory_bytes);
+        let usage = kin.usage(limits.memory_bytes, every / 4);
         if let Err(excess) = judge.judge(limits, &usage, Instant::now()) {
             return excess;
         }

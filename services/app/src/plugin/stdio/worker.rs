@@ -360,12 +360,12 @@ impl Worker {
             Ended::Exited(_) => drop(process),
             // What takes too much is not asked to stop.
             Ended::Excess(_) => {
-                kin.look();
+                kin.look(Duration::ZERO);
                 drop(process);
             }
             _ => {
                 // What has left the group is found while its parents live.
-                kin.look();
+                kin.look(Duration::ZERO);
                 process.stop().await;
             }
         }
