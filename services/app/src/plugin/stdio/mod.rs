@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Failure, Method};
+use mcp::{Cause, Failure};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +22,7 @@ use super::{
     hub::Hub,
     pins::FilePins,
     upstream::{
-        self, Lost, NoAnswer,
+        Lost, NoAnswer,
         call::{self, Terms},
     },
 };
@@ -157,43 +157,40 @@ impl Stdio {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
         if ask.method.name_member() == Some("taskId") {
-            return self.ask_task(ask, deadline).await;
+            let unknown = || Failure::say(Cause::InvalidParams, "no such task");
+            let (child, id) = tasks::place(ask.key).ok_or_else(unknown)?;
+            let worker = self.workers.get(child).ok_or_else(unknown)?;
+            let link = worker.link().ok_or_else(|| self.failure(Lost::NotSent))?;
+            let ask = Ask { key: id, ..ask };
+            return self.ask_child(child, &link, &ask, deadline).await;
         }
         let (child, link) = self.link()?;
-        let listing = self.workers[child].listing();
-        let answer = if *ask.method == Method::ToolsCall
-            && upstream::tasks::are_taken(&link.agreement)
-            && upstream::tasks::is_always_one(&listing, ask.key)
-        {
-            self.call_as_task(ask, &link, deadline).await
-        } else {
-            self.call(ask, &link, deadline).await
-        };
-        answer.map(|answer| tasks::placed(answer, child))
+        let answer = self.ask_child(child, &link, &ask, deadline).await?;
+        Ok(tasks::placed(answer, child))
     }
 
-    async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
-        let connection = &link.connection;
-        let turn = connection.turn(deadline).await;
-        let turn = turn.map_err(|lost| self.failure(lost))?;
-        let asked = call::ask(
-            connection,
-            &link.agreement,
-            self.terms(),
-            turn,
-            &ask,
-            deadline,
-        );
-        asked.await.map_err(|none| self.unanswered(none))
-    }
-
-    /// What all calls have in common.
-    fn terms(&self) -> Terms {
-        Terms {
+    async fn ask_child(
+        &self,
+        child: usize,
+        link: &Link,
+        ask: &Ask<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let terms = Terms {
             plugin: Arc::clone(&self.name),
             call_timeout: self.call_timeout,
             scope: Scope::Public,
-        }
+            listing: self.workers[child].listing(),
+        };
+        let asked = call::ask(
+            &link.connection,
+            &link.agreement,
+            &link.errands,
+            terms,
+            ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
     }
 
     fn unanswered(&self, none: NoAnswer) -> Failure {

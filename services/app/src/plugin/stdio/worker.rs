@@ -17,7 +17,6 @@ use super::{
     StdioSpec, pipes,
     process::{Process, Spawner, Streams},
     stderr,
-    tasks::Errands,
     watches::{Subscribed, Watches},
 };
 use crate::plugin::{
@@ -29,6 +28,7 @@ use crate::plugin::{
     upstream::{
         backoff::Backoff,
         connection::{Connection, Ears},
+        errands::Errands,
         handshake::{self, Agreement, HandshakeError},
     },
 };
