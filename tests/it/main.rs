@@ -20,6 +20,7 @@ mod fairness;
 mod front_doors;
 mod hostile;
 mod idle_streams;
+mod large_results;
 mod listening;
 mod loadtest;
 mod matrix;

@@ -28,7 +28,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::harness::{App, installed, npm, until};
+use crate::harness::{App, Events, installed, npm, until};
 
 /// A server process that says on a line of its own where it listens; it ends with this value.
 pub struct Served {
@@ -71,6 +71,7 @@ fn with(url: &str, credential: Credential) -> Spec {
     Spec {
         name: "remote".to_owned(),
         prefix: "remote_".to_owned(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Http(http_spec(url, credential)),
     }
@@ -97,6 +98,16 @@ async fn asked(app: &App, tool: &str, answer: Value) -> Value {
     again["requestState"] = result["requestState"].clone();
     again["inputResponses"] = json!({"q1": answer});
     app.call_as("ana", again).await.body
+}
+
+/// Listens for changes of a resource.
+async fn watch(app: &App, uri: &str) -> Events {
+    let wishes = json!({"notifications": {"resourceSubscriptions": [uri]}});
+    let mut updates = app.stream("subscriptions/listen", wishes).await;
+    let granted = updates.next().await.unwrap();
+    let granted = &granted["params"]["notifications"]["resourceSubscriptions"];
+    assert_eq!(*granted, json!([uri]));
+    updates
 }
 
 /// Calls a tool that tells four times how far it is, and returns its answer.
@@ -142,6 +153,11 @@ async fn everything(url: &str) {
     let uri = &resources["result"]["resources"][0]["uri"];
     let read = app.ask("resources/read", json!({"uri": uri})).await.body;
     assert!(read["result"]["contents"][0].is_object(), "{read}");
+    let mut updates = watch(&app, uri.as_str().unwrap()).await;
+    app.call("remote_toggle-subscriber-updates", json!({}))
+        .await;
+    let told = updates.next().await.unwrap();
+    assert_eq!(told["params"]["uri"], *uri, "{told}");
     let form = json!({"action": "accept", "content": {"name": "Ana", "check": true}});
     let elicited = asked(&app, "remote_trigger-elicitation-request", form).await;
     assert!(elicited.to_string().contains("Ana"), "{elicited}");
@@ -191,6 +207,16 @@ async fn a_stateless_server_of_the_newest_revision_is_served_and_tells_of_change
     assert_eq!(slow["result"]["content"][0]["text"], "done", "{slow}");
     app.call("remote_grow", json!({})).await;
     app.until_answered("remote_grown").await;
+    let mut updates = watch(&app, "x://watched").await;
+    let touch = async || app.call("remote_touch", json!({})).await;
+    // The server is asked anew for what is watched, so it may not hear of it at once.
+    let touching = until("it is told", async || {
+        (touch().await.outcome != "ok").then_some(())
+    });
+    tokio::select! {
+        told = updates.next() => assert_eq!(told.unwrap()["params"]["uri"], "x://watched"),
+        () = touching => panic!("the tool failed"),
+    }
     app.mounts.stop().await;
 }
 

@@ -25,6 +25,7 @@ use crate::plugin::{
         connection::{Connection, Ears},
         errands::Errands,
         handshake::{self, Agreement},
+        watches::Watches,
     },
 };
 
@@ -44,6 +45,8 @@ pub(super) struct Manner {
     pub(super) transport: Transport,
     /// Which arguments go into heads.
     pub(super) marks: Arc<ArcSwap<Marks>>,
+    /// What somebody wants to know of.
+    pub(super) watches: Watches,
     /// What was agreed in another session, if this is one for a user: what changes is told in that one.
     pub(super) known: Option<Arc<Known>>,
     /// Until when.
@@ -120,7 +123,12 @@ impl Link {
         // Servers of the newer era tell of nothing but changes there.
         let listening = (era == Era::Legacy || known.is_none()).then(|| {
             let opened = Arc::new(Notify::new());
-            let listens = way.clone().listen(connection.clone(), Arc::clone(&opened));
+            let listens = way.clone().listen(
+                connection.clone(),
+                agreement.clone(),
+                manner.watches.clone(),
+                Arc::clone(&opened),
+            );
             (AbortOnDropHandle::new(tokio::spawn(listens)), opened)
         });
         if let (Era::Legacy, Some((_, opened))) = (era, &listening) {
@@ -170,7 +178,20 @@ impl Link {
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
         let (connection, agreement) = (&self.connection, &self.known.agreement);
-        let asked = call::ask(connection, agreement, &self.errands, terms, ask, deadline);
+        let turn = match ask.method.name_member() {
+            // Whoever asks for a task waits for nobody's call.
+            Some("taskId") => None,
+            _ => connection.turn(deadline).await.map_err(NoAnswer::Lost)?,
+        };
+        let asked = call::ask(
+            connection,
+            agreement,
+            &self.errands,
+            terms,
+            turn,
+            ask,
+            deadline,
+        );
         asked.await.map_err(|none| match none {
             // Whoever found the session gone before us has closed the connection.
             NoAnswer::Lost(Lost::NotSent) if self.connection.is_closed() => {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mcp::Failure;
+use mcp::{Era, Failure};
 use reqwest::Url;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
@@ -35,6 +35,7 @@ use super::{
         call::Terms,
         connection::Ears,
         handshake::{self, HandshakeError},
+        watches::{Subscribed, Watches},
     },
 };
 
@@ -108,6 +109,7 @@ struct Shared {
     shown: Shown,
     /// Told whenever a resource changes.
     hub: Arc<Hub>,
+    watches: Watches,
     /// The server asks clients without saying on which call's behalf, in this session or in one before.
     asks: Arc<AtomicBool>,
     links: watch::Sender<Option<Arc<Link>>>,
@@ -162,6 +164,7 @@ impl Http {
             marks: Arc::default(),
             shown: Shown::new(changed),
             hub: Arc::clone(hub),
+            watches: Watches::default(),
             asks: Arc::default(),
             links: watch::Sender::new(None),
             known: ArcSwapOption::empty(),
@@ -236,11 +239,21 @@ impl Http {
         asked.map_err(|none| shared.unanswered(none))
     }
 
-    /// Tells whether the server said, when it was last in service, that it can do this. Its resources are not subscribed to.
+    /// Tells whether the server said, when it was last in service, that it can do this.
     pub fn has_capability(&self, pointer: &str) -> bool {
         let known = self.shared.known.load();
-        let has = |known: &Arc<Known>| known.agreement.has(pointer);
-        pointer != "/resources/subscribe" && known.as_ref().is_some_and(has)
+        let known = known.as_ref();
+        known.is_some_and(|known| known.agreement.has(pointer))
+    }
+
+    /// Wants to know of a resource's changes from now on. False if the server cannot tell.
+    pub fn watch(&self, uri: &str) -> bool {
+        self.has_capability("/resources/subscribe") && self.shared.watches.add(uri)
+    }
+
+    /// Takes one [`Http::watch`] back.
+    pub fn unwatch(&self, uri: &str) {
+        self.shared.watches.remove(uri);
     }
 
     /// Ends the session and waits until the server was told.
@@ -299,6 +312,7 @@ impl Shared {
         let manner = Manner {
             transport: self.spec.transport,
             marks: Arc::clone(&self.marks),
+            watches: self.watches.clone(),
             known,
             deadline,
         };
@@ -391,9 +405,17 @@ impl Shared {
             connection, known, ..
         } = link;
         let mut heard = connection.heard();
+        let (mut watches, mut subscribed) = (self.watches.follow(), Subscribed::default());
+        watches.mark_changed();
+        let subscribes = known.agreement.era() == Era::Legacy;
         loop {
             tokio::select! {
                 () = connection.closed() => return Ended::Session,
+                // A server of the newer era is told with the stream of changes.
+                Ok(()) = watches.changed(), if subscribes => {
+                    let wanted = watches.borrow_and_update().keys().cloned().collect();
+                    subscribed.bring_to(wanted, connection, &known.agreement).await;
+                }
                 () = changes.notified() => {
                     tokio::time::sleep(CHANGES_SETTLE).await;
                     let deadline = Instant::now() + self.spec.start_timeout;

@@ -18,10 +18,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb};
 use mcp::{Era, Method, Revision, headers, members::Members};
 use reqwest::Response;
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, value::RawValue};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -39,7 +36,8 @@ use crate::plugin::{
     upstream::{
         Abandon, Lost, Wire as _,
         connection::{Carrier, Connection, Ears, Request, Sending},
-        handshake,
+        handshake::Agreement,
+        watches::{Watches, listen_params},
     },
 };
 
@@ -113,10 +111,16 @@ impl Streamable {
 
     /// Keeps a stream of what belongs to no call open for as long as it is polled. Where there is none, has the lists fetched
     /// now and then. `opened` is told when there is one, or when it is known that there is none.
-    pub(super) async fn listen(self, connection: Connection, opened: Arc<Notify>) {
-        match self.era() {
-            Some(Era::Legacy) => self.follow_session(&connection, &opened).await,
-            _ => self.follow_changes(&connection).await,
+    pub(super) async fn listen(
+        self,
+        connection: Connection,
+        agreement: Agreement,
+        watches: Watches,
+        opened: Arc<Notify>,
+    ) {
+        match agreement.era() {
+            Era::Legacy => self.follow_session(&connection, &opened).await,
+            Era::Modern => self.follow_changes(&connection, &agreement, &watches).await,
         }
     }
 
@@ -151,20 +155,35 @@ impl Streamable {
         }
     }
 
-    /// Follows what a server of the newer era tells of changes (`subscriptions/listen`).
-    async fn follow_changes(&self, connection: &Connection) {
-        let wanted = json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true});
-        let params = object(&json!({"_meta": handshake::own_meta(), "notifications": wanted}));
+    /// Follows what a server of the newer era tells of changes (`subscriptions/listen`), of lists and of watched resources.
+    async fn follow_changes(
+        &self,
+        connection: &Connection,
+        agreement: &Agreement,
+        watches: &Watches,
+    ) {
+        let mut wanted = watches.follow();
         loop {
-            let until = Instant::now() + LISTEN_LONGEST;
-            let ended = connection.request("subscriptions/listen", &params, until, Abandon::Cancel);
-            let ended = ended.await;
-            tracing::debug!(plugin = %self.0.endpoint.plugin, ended = ?ended.err(), "the stream of changes ended");
-            if self.0.listened.swap(false, Ordering::Relaxed) {
-                tokio::time::sleep(LISTEN_PAUSE).await;
-            } else {
-                tokio::time::sleep(LIST_EVERY).await;
-                self.0.lists_changed.notify_one();
+            let uris = wanted.borrow_and_update().keys().cloned().collect();
+            let told = async {
+                if let Some(params) = listen_params(agreement, &uris) {
+                    let until = Instant::now() + LISTEN_LONGEST;
+                    let method = "subscriptions/listen";
+                    let ended = connection.request(method, &params, until, Abandon::Cancel);
+                    let ended = ended.await.err();
+                    tracing::debug!(plugin = %self.0.endpoint.plugin, ?ended, "the stream of changes ended");
+                }
+                if self.0.listened.swap(false, Ordering::Relaxed) {
+                    tokio::time::sleep(LISTEN_PAUSE).await;
+                } else {
+                    tokio::time::sleep(LIST_EVERY).await;
+                    self.0.lists_changed.notify_one();
+                }
+            };
+            tokio::select! {
+                () = told => {}
+                // What is wanted cannot be changed but in another stream.
+                Ok(()) = wanted.changed() => {}
             }
         }
     }
@@ -413,8 +432,4 @@ impl Carrier for Streamable {
     fn cancels_by_closing(&self) -> bool {
         self.era() != Some(Era::Legacy)
     }
-}
-
-fn object(value: &Value) -> Box<RawValue> {
-    to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

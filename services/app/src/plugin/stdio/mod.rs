@@ -1,10 +1,11 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us
+//! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
+//! - [`census`], [`limits`]: what a child and all that it starts take, and may take
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
-//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
+//! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -13,40 +14,50 @@ use std::{
 };
 
 use mcp::{Cause, Failure};
-use tokio::sync::Notify;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
     Answer, Ask, Listing, Scope, State,
-    failing::Failing,
+    failing::{Failing, Failures},
     hub::Hub,
     pins::FilePins,
+    signature::SignedBy,
     upstream::{
         Lost, NoAnswer,
         call::{self, Terms},
+        watches::Watches,
     },
 };
 
+mod census;
+pub mod limits;
 pub mod lines;
 mod pipes;
+mod pool;
 pub mod process;
+pub mod sandbox;
 mod stderr;
 mod tasks;
-mod watches;
 pub mod wire;
 mod worker;
 
+use limits::Limits;
+pub use pool::Instances;
+use pool::{Place, Pool};
 use process::{Program, Spawner};
-use watches::Watches;
-use worker::{Link, Worker};
+use worker::{Common, Link};
 
 /// How to run a stdio plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StdioSpec {
     /// What to start.
     pub program: Program,
-    /// How many children serve at once; at least 1.
-    pub instances: usize,
+    /// How many children serve at once.
+    pub instances: Instances,
+    /// What each child may take.
+    pub limits: Limits,
+    /// Whose signature the program, or other files, must have.
+    pub signed_by: Option<SignedBy>,
     /// How long a child may take from its start until its lists are known.
     pub start_timeout: Duration,
     /// How long one call may take, if its client gives it that long.
@@ -58,10 +69,8 @@ pub struct StdioSpec {
 pub struct Stdio {
     name: Arc<str>,
     call_timeout: Duration,
-    workers: Vec<Arc<Worker>>,
+    pool: Arc<Pool>,
     watches: Watches,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Stdio {
@@ -76,77 +85,69 @@ impl Stdio {
         hub: &Arc<Hub>,
     ) -> Self {
         let name: Arc<str> = name.into();
-        let (watches, pins) = (Watches::default(), pins.map(Arc::new));
-        let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
-        let workers: Vec<_> = (0..spec.instances.max(1))
-            .map(|_| {
-                Worker::new(
-                    Arc::clone(&name),
-                    Arc::clone(&spec),
-                    pins.clone(),
-                    spawner.clone(),
-                    Arc::clone(changed),
-                    Arc::clone(hub),
-                    watches.clone(),
-                )
-            })
-            .collect();
-        for worker in &workers {
-            tasks.spawn(Arc::clone(worker).supervise(stop.clone()));
-        }
-        tasks.close();
+        let (watches, call_timeout) = (Watches::default(), spec.call_timeout);
+        let instances = spec.instances;
+        let common = Common {
+            name: Arc::clone(&name),
+            spec: Arc::new(spec),
+            pins: pins.map(Arc::new),
+            spawner: spawner.clone(),
+            changed: Arc::clone(changed),
+            hub: Arc::clone(hub),
+            watches: watches.clone(),
+            asks: Arc::default(),
+            failures: Failures::default(),
+            came: Notify::new(),
+        };
         Self {
             name,
-            call_timeout: spec.call_timeout,
-            workers,
+            call_timeout,
+            pool: Pool::start(Arc::new(common), instances),
             watches,
-            tasks,
-            stop,
         }
     }
 
     /// Returns what is offered, or was when a child was last in service.
     pub fn listing(&self) -> Arc<Listing> {
-        let in_service = self.workers.iter().find(|worker| worker.link().is_some());
+        let workers = self.pool.workers();
+        let in_service = workers.iter().find(|worker| worker.link().is_some());
         let known = || {
-            self.workers
+            workers
                 .iter()
                 .find(|worker| !worker.listing().tools.is_empty())
         };
-        in_service
-            .or_else(known)
-            .unwrap_or(&self.workers[0])
-            .listing()
+        let best = in_service.or_else(known).or(workers.first());
+        best.map(|worker| worker.listing()).unwrap_or_default()
     }
 
     /// Returns the best state of its children.
     pub fn state(&self) -> State {
-        let states: Vec<State> = self.workers.iter().map(|worker| worker.state()).collect();
+        let workers = self.pool.workers();
+        let states: Vec<State> = workers.iter().map(|worker| worker.state()).collect();
         let ready = states.iter().find(|state| **state == State::Ready);
         ready.or(states.first()).cloned().unwrap_or(State::Stopped)
     }
 
+    /// Returns how many children there are.
+    pub fn instances(&self) -> usize {
+        self.pool.workers().len()
+    }
+
     /// Returns how often a child was started again.
     pub fn restarts(&self) -> u64 {
-        self.workers
-            .iter()
-            .map(|worker| worker.restarts.load(std::sync::atomic::Ordering::Relaxed))
-            .sum()
+        self.pool.restarts()
     }
 
     /// Returns how often a child failed for a reason since the plugin was started.
     pub fn failures(&self, why: Failing) -> u64 {
-        let workers = self.workers.iter();
-        workers.map(|worker| worker.failures(why)).sum()
+        self.pool.failures(why)
     }
 
     /// Returns how many calls are under way.
     pub fn in_flight(&self) -> usize {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .map(|link| link.connection.in_flight())
-            .sum()
+        let workers = self.pool.workers();
+        let links = workers.iter().filter_map(|worker| worker.link());
+        links.map(|link| link.busy()).sum()
     }
 
     /// Asks the child with the fewest calls under way.
@@ -159,13 +160,14 @@ impl Stdio {
         if ask.method.name_member() == Some("taskId") {
             let unknown = || Failure::say(Cause::InvalidParams, "no such task");
             let (child, id) = tasks::place(ask.key).ok_or_else(unknown)?;
-            let worker = self.workers.get(child).ok_or_else(unknown)?;
+            let worker = self.pool.child(child).ok_or_else(unknown)?;
             let link = worker.link().ok_or_else(|| self.failure(Lost::NotSent))?;
             let ask = Ask { key: id, ..ask };
-            return self.ask_child(child, &link, &ask, deadline).await;
+            return self.ask_child(child, &link, None, &ask, deadline).await;
         }
-        let (child, link) = self.link()?;
-        let answer = self.ask_child(child, &link, &ask, deadline).await?;
+        let placed = self.pool.place(deadline).await;
+        let Place { child, link, turn } = placed.map_err(|lost| self.failure(lost))?;
+        let answer = self.ask_child(child, &link, turn, &ask, deadline).await?;
         Ok(tasks::placed(answer, child))
     }
 
@@ -173,20 +175,24 @@ impl Stdio {
         &self,
         child: usize,
         link: &Link,
+        turn: Option<OwnedSemaphorePermit>,
         ask: &Ask<'_>,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
+        let worker = self.pool.child(child);
         let terms = Terms {
             plugin: Arc::clone(&self.name),
             call_timeout: self.call_timeout,
             scope: Scope::Public,
-            listing: self.workers[child].listing(),
+            listing: worker.map(|worker| worker.listing()).unwrap_or_default(),
         };
+        let (connection, errands) = (&link.connection, &link.errands);
         let asked = call::ask(
-            &link.connection,
+            connection,
             &link.agreement,
-            &link.errands,
+            errands,
             terms,
+            turn,
             ask,
             deadline,
         );
@@ -200,9 +206,7 @@ impl Stdio {
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
     /// `extensions["io.modelcontextprotocol/tasks"]` and so on).
     pub fn has_capability(&self, pointer: &str) -> bool {
-        self.workers
-            .iter()
-            .any(|worker| worker.has_capability(pointer))
+        self.pool.has_capability(pointer)
     }
 
     /// Wants to know of a resource's changes from now on. False if no child can tell.
@@ -215,27 +219,19 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<(usize, Arc<Link>), Failure> {
-        let workers = self.workers.iter().enumerate();
-        workers
-            .filter_map(|(at, worker)| Some((at, worker.link()?)))
-            .min_by_key(|(_, link)| link.connection.in_flight())
-            .ok_or_else(|| self.failure(Lost::NotSent))
-    }
-
     fn failure(&self, lost: Lost) -> Failure {
         lost.failure(&self.name, &self.state())
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.
     pub async fn stop(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.pool.cancel();
+        self.pool.gone().await;
     }
 }
 
 impl Drop for Stdio {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.pool.cancel();
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Terms {
     pub(crate) listing: Arc<Listing>,
 }
 
-/// Asks in the server's era, under its own names, until `deadline`. The answer is in the form of 2026-07-28; what the server
+/// Asks in the server's era, under its own names, until `deadline`, and keeps the `turn` for as long. The answer is in the form of 2026-07-28; what the server
 /// tells before goes to the client.
 ///
 /// # Errors
@@ -45,13 +45,15 @@ pub(crate) async fn ask(
     agreement: &Agreement,
     errands: &Errands,
     terms: Terms,
+    turn: Option<OwnedSemaphorePermit>,
     ask: &Ask<'_>,
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {
     if tasks::is_about_one(agreement, &terms.listing, ask) {
+        // What a task asks names it.
+        drop(turn);
         return tasks::answer(connection, errands, terms, ask, deadline).await;
     }
-    let turn = connection.turn(deadline).await.map_err(NoAnswer::Lost)?;
     if let Some(level) = ask.context.notices.log_level()
         && agreement.logs_on_request()
     {

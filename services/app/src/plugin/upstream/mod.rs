@@ -4,6 +4,7 @@
 //! - [`call`]: a client's call, through every question to its answer
 //! - [`handshake`]: which era, which lists
 //! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request, and [`errands`], what these wait for
+//! - [`watches`]: resources whose changes somebody wants to know
 //! - [`backoff`]: how soon to try again
 
 use std::time::Instant;
@@ -20,6 +21,7 @@ pub(crate) mod errands;
 pub(crate) mod forms;
 pub(crate) mod handshake;
 pub(crate) mod tasks;
+pub(crate) mod watches;
 
 /// What carries messages to one server, and its answers back.
 pub(crate) trait Wire: Sync {
