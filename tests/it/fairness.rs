@@ -423,3 +423,41 @@ async fn two_edges_keep_one_rate_through_redis_and_their_shares_without_it() -> 
     assert_eq!(metric(&fleet, "sweetmcp_edge_rate_shared").await?, 0.0);
     Ok(())
 }
+
+#[tokio::test]
+async fn each_entry_of_a_batch_is_judged_and_counted_alone() -> Result<()> {
+    let fleet = Fleet::up(
+        "[edge.rate]\nper_second = 1000\nburst = 1000\n\
+         [edge.cost.tools]\n\"time_*\" = 1\n\"ledger_*\" = 1\n[edge.quota.hard]\nacme = 9\n\
+         [[plugin]]\nname = \"ledger\"\nkind = \"builtin\"\nset = \"hash\"\nscopes = [\"finance\"]\n",
+    )
+    .await?;
+    let acme = tenant(&fleet, "acme").await?;
+    const HIDDEN: usize = 2;
+    let entry = |id: usize| {
+        let name = if id == HIDDEN {
+            "ledger_digest"
+        } else {
+            "time_now"
+        };
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": {"name": name, "arguments": {}}})
+    };
+    let batch: Vec<Value> = (0..20).map(entry).collect();
+    let answer = acme
+        .post_json(&fleet.status.endpoints.batch, &json!(batch))
+        .await?;
+    let entries = answer.json.as_array().context("an array")?;
+    let ids: Vec<u64> = entries.iter().filter_map(|e| e["id"].as_u64()).collect();
+    assert_eq!(ids, (0..20).collect::<Vec<_>>(), "{}", answer.text);
+    assert_eq!(entries[HIDDEN]["error"]["code"], -32602, "{}", answer.text);
+    let served = entries.iter().filter(|e| e["result"].is_object()).count();
+    let over = entries
+        .iter()
+        .filter(|e| e["error"]["code"] == -31429)
+        .count();
+    // The call that was not let in is one of the nine, or not.
+    assert!((8..=9).contains(&served), "{}", answer.text);
+    assert_eq!(served + over, 19, "{}", answer.text);
+    Ok(())
+}

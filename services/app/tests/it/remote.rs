@@ -31,13 +31,13 @@ use tokio::sync::watch;
 use crate::harness::{App, Events, installed, npm, until};
 
 /// A server process that says on a line of its own where it listens; it ends with this value.
-struct Served {
+pub struct Served {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Served {
-    fn start(program: &str, args: &[&str]) -> Self {
+    pub fn start(program: &str, args: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(args)
             .stdout(Stdio::piped())
@@ -63,7 +63,7 @@ impl Drop for Served {
     }
 }
 
-fn remote(url: &str) -> Spec {
+pub fn remote(url: &str) -> Spec {
     with(url, Credential::default())
 }
 
@@ -124,12 +124,17 @@ async fn told(app: &App, tool: &str, arguments: Value) -> Value {
 
 #[tokio::test]
 async fn server_everything_over_either_transport_is_served_as_if_it_were_modern() {
-    let script = npm("server-everything");
-    let preload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/loopback.cjs");
     for (mode, path) in [("streamableHttp", "/mcp"), ("sse", "/sse")] {
-        let served = Served::start("node", &["-r", preload, &script, mode]);
+        let served = serve_everything(mode);
         everything(&served.url.replace("/mcp", path)).await;
     }
+}
+
+/// Starts server-everything, reachable from this machine alone.
+pub fn serve_everything(mode: &str) -> Served {
+    let script = npm("server-everything");
+    let preload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/loopback.cjs");
+    Served::start("node", &["-r", preload, &script, mode])
 }
 
 /// Does what server-everything is there for, at this address.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, App, Events, npm, program, stdio, until};
 use crate::older::Older;
+use crate::remote::{remote, serve_everything};
 
 const RESEARCH: &str = "everything_simulate-research-query";
 
@@ -79,12 +80,20 @@ fn text_of(result: &Value) -> &str {
 
 #[tokio::test]
 async fn a_task_of_an_older_server_is_one_of_the_extension() {
-    let app = app().await;
-    let ana = Newer(&app, "ana");
+    follows_a_task(&app().await, RESEARCH).await;
+    let served = serve_everything("streamableHttp");
+    let remote = App::start(vec![remote(&served.url)]).await;
+    follows_a_task(&remote, "remote_simulate-research-query").await;
+}
+
+async fn follows_a_task(app: &App, tool: &str) {
+    let ana = Newer(app, "ana");
     let discovered = app.ask("server/discover", json!({})).await.body;
     let extensions = &discovered["result"]["capabilities"]["extensions"];
     assert!(extensions["io.modelcontextprotocol/tasks"].is_object());
-    let id = ana.begin(research(true)).await;
+    let mut params = research(true);
+    params["name"] = tool.into();
+    let id = ana.begin(params).await;
     let waits = ana.until(&id, "input_required").await;
     let (key, question) = waits["inputRequests"]
         .as_object()
@@ -117,7 +126,7 @@ async fn a_task_of_an_older_server_is_one_of_the_extension() {
     assert_eq!(late.body["result"], json!({"resultType": "complete"}));
     assert_eq!(ana.get(&id).await["status"], "completed");
 
-    let foreign = Newer(&app, "bob")
+    let foreign = Newer(app, "bob")
         .ask("tasks/get", json!({"taskId": id}))
         .await;
     assert_eq!((foreign.status, foreign.code()), (400, -32602));

@@ -23,6 +23,7 @@ use crate::plugin::{
         Lost, NoAnswer,
         call::{self, Terms},
         connection::{Connection, Ears},
+        errands::Errands,
         handshake::{self, Agreement},
         watches::Watches,
     },
@@ -57,6 +58,8 @@ pub(super) struct Manner {
 pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) known: Known,
+    /// What its tasks wait for.
+    errands: Errands,
     way: Option<Streamable>,
     _listening: Option<AbortOnDropHandle<()>>,
 }
@@ -138,6 +141,7 @@ impl Link {
                 agreement,
                 transport: Transport::Streamable,
             },
+            errands: Errands::default(),
             way: Some(way),
             _listening: listening.map(|(listening, _)| listening),
         })
@@ -152,6 +156,7 @@ impl Link {
                     agreement,
                     transport: Transport::Sse,
                 },
+                errands: Errands::default(),
                 way: None,
                 _listening: None,
             }),
@@ -172,10 +177,21 @@ impl Link {
         ask: &Ask<'_>,
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
-        let connection = &self.connection;
-        let turn = connection.turn(deadline).await.map_err(NoAnswer::Lost)?;
-        let agreement = &self.known.agreement;
-        let asked = call::ask(connection, agreement, terms, turn, ask, deadline);
+        let (connection, agreement) = (&self.connection, &self.known.agreement);
+        let turn = match ask.method.name_member() {
+            // Whoever asks for a task waits for nobody's call.
+            Some("taskId") => None,
+            _ => connection.turn(deadline).await.map_err(NoAnswer::Lost)?,
+        };
+        let asked = call::ask(
+            connection,
+            agreement,
+            &self.errands,
+            terms,
+            turn,
+            ask,
+            deadline,
+        );
         asked.await.map_err(|none| match none {
             // Whoever found the session gone before us has closed the connection.
             NoAnswer::Lost(Lost::NotSent) if self.connection.is_closed() => {

@@ -284,6 +284,7 @@ impl Shared {
             plugin: Arc::clone(&self.name),
             call_timeout: self.spec.call_timeout,
             scope: Scope::Public,
+            listing: self.shown.listing(),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Failure, Method};
+use mcp::{Cause, Failure};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     pins::FilePins,
     signature::SignedBy,
     upstream::{
-        self, Lost, NoAnswer,
+        Lost, NoAnswer,
         call::{self, Terms},
         watches::Watches,
     },
@@ -155,47 +155,45 @@ impl Stdio {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
         if ask.method.name_member() == Some("taskId") {
-            return self.ask_task(ask, deadline).await;
+            let unknown = || Failure::say(Cause::InvalidParams, "no such task");
+            let (child, id) = tasks::place(ask.key).ok_or_else(unknown)?;
+            let worker = self.pool.child(child).ok_or_else(unknown)?;
+            let link = worker.link().ok_or_else(|| self.failure(Lost::NotSent))?;
+            let ask = Ask { key: id, ..ask };
+            return self.ask_child(child, &link, None, &ask, deadline).await;
         }
         let placed = self.pool.place(deadline).await;
         let Place { child, link, turn } = placed.map_err(|lost| self.failure(lost))?;
-        let listing = self.pool.child(child).map(|worker| worker.listing());
-        let answer = if *ask.method == Method::ToolsCall
-            && upstream::tasks::are_taken(&link.agreement)
-            && listing.is_some_and(|listing| upstream::tasks::is_always_one(&listing, ask.key))
-        {
-            self.call_as_task(ask, &link, deadline).await
-        } else {
-            self.call(ask, &link, turn, deadline).await
-        };
-        answer.map(|answer| tasks::placed(answer, child))
+        let answer = self.ask_child(child, &link, turn, &ask, deadline).await?;
+        Ok(tasks::placed(answer, child))
     }
 
-    async fn call(
+    async fn ask_child(
         &self,
-        ask: Ask<'_>,
+        child: usize,
         link: &Link,
         turn: Option<OwnedSemaphorePermit>,
+        ask: &Ask<'_>,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let asked = call::ask(
-            &link.connection,
-            &link.agreement,
-            self.terms(),
-            turn,
-            &ask,
-            deadline,
-        );
-        asked.await.map_err(|none| self.unanswered(none))
-    }
-
-    /// What all calls have in common.
-    fn terms(&self) -> Terms {
-        Terms {
+        let worker = self.pool.child(child);
+        let terms = Terms {
             plugin: Arc::clone(&self.name),
             call_timeout: self.call_timeout,
             scope: Scope::Public,
-        }
+            listing: worker.map(|worker| worker.listing()).unwrap_or_default(),
+        };
+        let (connection, errands) = (&link.connection, &link.errands);
+        let asked = call::ask(
+            connection,
+            &link.agreement,
+            errands,
+            terms,
+            turn,
+            ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
     }
 
     fn unanswered(&self, none: NoAnswer) -> Failure {

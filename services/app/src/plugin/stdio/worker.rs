@@ -20,7 +20,6 @@ use super::{
     pipes,
     process::{Spawner, Streams},
     stderr,
-    tasks::Errands,
 };
 use crate::plugin::{
     Listing, State,
@@ -32,6 +31,7 @@ use crate::plugin::{
     upstream::{
         backoff::Backoff,
         connection::{Connection, Ears},
+        errands::Errands,
         handshake::{self, Agreement, HandshakeError},
         watches::{Subscribed, Watches},
     },

@@ -15,10 +15,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Abandon, NoAnswer,
     connection::{Asker, Connection, Event, Exchange, Question},
+    errands::Errands,
     forms,
     handshake::Agreement,
+    tasks,
 };
-use crate::plugin::{Answer, Ask, CallContext, Inputs, Parked, Scope, State};
+use crate::plugin::{Answer, Ask, CallContext, Inputs, Listing, Parked, Scope, State};
 
 /// Whose calls these are, and what they have in common.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub(crate) struct Terms {
     pub(crate) call_timeout: Duration,
     /// Who may see the results. A server may say less than everybody, but not more than this.
     pub(crate) scope: Scope,
+    /// What the server offers.
+    pub(crate) listing: Arc<Listing>,
 }
 
 /// Asks in the server's era, under its own names, until `deadline`, and keeps the `turn` for as long. The answer is in the form of 2026-07-28; what the server
@@ -39,11 +43,17 @@ pub(crate) struct Terms {
 pub(crate) async fn ask(
     connection: &Connection,
     agreement: &Agreement,
+    errands: &Errands,
     terms: Terms,
     turn: Option<OwnedSemaphorePermit>,
     ask: &Ask<'_>,
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {
+    if tasks::is_about_one(agreement, &terms.listing, ask) {
+        // What a task asks names it.
+        drop(turn);
+        return tasks::answer(connection, errands, terms, ask, deadline).await;
+    }
     if let Some(level) = ask.context.notices.log_level()
         && agreement.logs_on_request()
     {

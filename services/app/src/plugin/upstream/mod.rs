@@ -3,7 +3,7 @@
 //! - [`connection`]: many calls over one connection
 //! - [`call`]: a client's call, through every question to its answer
 //! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request
+//! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request, and [`errands`], what these wait for
 //! - [`watches`]: resources whose changes somebody wants to know
 //! - [`backoff`]: how soon to try again
 
@@ -17,6 +17,7 @@ use super::{Answer, State};
 pub(crate) mod backoff;
 pub(crate) mod call;
 pub(crate) mod connection;
+pub(crate) mod errands;
 pub(crate) mod forms;
 pub(crate) mod handshake;
 pub(crate) mod tasks;
