@@ -372,6 +372,7 @@ pub fn bridge(data: &[u8]) {
         prefix: "p".into(),
         level: Some(mcp::notification::Level::Debug),
         request_id: "fuzz".into(),
+        now: String::new(),
     })
     .ok()
     .map(|(call, _)| call);
@@ -417,6 +418,8 @@ pub fn bridge(data: &[u8]) {
                 &mut asked,
                 &mut answers,
             );
+            let waited = call.step(old_client::Input::Waited);
+            note(waited, &mut asked, &mut answers);
             assert!(
                 answers == 0 || (!was_over && call.is_over()),
                 "an answer too many"
@@ -444,9 +447,21 @@ pub fn bridge(data: &[u8]) {
                     *answers += 1;
                     message
                 }
+                old_client::Output::Made { kept, answer, .. } => {
+                    *answers += 1;
+                    if let Some(kept) = kept {
+                        let again = mcp::era::tasks::Kept::read(&kept.write()).expect("reads back");
+                        assert_eq!(again.result.get(), kept.result.get());
+                    }
+                    answer
+                }
                 old_client::Output::Send(message) => message,
-                old_client::Output::Call(call) => call.body.to_vec(),
-                old_client::Output::Abandon | old_client::Output::Close => continue,
+                old_client::Output::Call(call) | old_client::Output::Tell(call) => {
+                    call.body.to_vec()
+                }
+                old_client::Output::Wait(_)
+                | old_client::Output::Abandon
+                | old_client::Output::Close => continue,
             };
             assert!(
                 matches!(envelope::read(&bytes), Ok(Body::One(Ok(_)))),
@@ -610,4 +625,56 @@ pub fn search(data: &[u8]) {
     );
     let again = search::Index::new(documents.iter().copied()).find(query, 5);
     assert_eq!(found, again, "the order changes");
+}
+
+/// What a server writes into its pipe, cut where the first byte says: the same messages whatever the chunks, none longer than the
+/// limit, and a line that is too long is taken for the answer that it was, or for none.
+pub fn lines(data: &[u8]) {
+    use mcp::incoming::{Incoming, decode};
+    use mcp::lines::{END_BYTES, Line, LineSplitter};
+
+    const LIMIT: usize = 1024;
+    let Some((cut, stream)) = data.split_first() else {
+        return;
+    };
+    let read = |chunk_bytes: usize| {
+        let mut splitter = LineSplitter::new(LIMIT);
+        let mut messages = Vec::new();
+        let mut take = |line: Line<'_>| {
+            let message = decode(&line);
+            match line {
+                Line::Whole(text) => {
+                    assert!((1..=LIMIT).contains(&text.len()));
+                    if let Incoming::Answer(id, _) = message
+                        && text.len() > 2 * END_BYTES
+                    {
+                        let ends = Line::TooLong {
+                            head: &text[..END_BYTES],
+                            tail: &text[text.len() - END_BYTES..],
+                        };
+                        match decode(&ends) {
+                            Incoming::TooLong(found) => assert_eq!(found, id, "another's answer"),
+                            Incoming::Lost => {}
+                            other => panic!("a cut line is {other:?}"),
+                        }
+                    }
+                }
+                Line::TooLong { head, tail } => {
+                    assert!(head.len() <= END_BYTES && tail.len() <= END_BYTES);
+                }
+            }
+            messages.push(format!("{message:?}"));
+        };
+        for chunk in stream.chunks(chunk_bytes) {
+            splitter.feed(chunk, &mut take);
+        }
+        splitter.finish(&mut take);
+        messages
+    };
+    let whole = read(stream.len().max(1));
+    assert_eq!(
+        whole,
+        read(usize::from(*cut).max(1)),
+        "chunks changed the messages"
+    );
 }

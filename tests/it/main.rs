@@ -8,6 +8,7 @@
 
 mod tidy;
 
+mod abandoned;
 mod adoption;
 mod clients;
 mod components;
@@ -20,14 +21,17 @@ mod fairness;
 mod front_doors;
 mod hostile;
 mod idle_streams;
+mod large_results;
 mod listening;
 mod loadtest;
 mod matrix;
 mod pinned;
+mod refusals;
 mod seeds;
 mod sessions;
 mod signed;
 mod supervision;
+mod tasks;
 mod telling;
 mod tool_search;
 mod upstreams;

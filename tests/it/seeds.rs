@@ -23,6 +23,7 @@ fn every_seed_holds() {
         ("language", targets::language),
         ("signature", targets::signature),
         ("search", targets::search),
+        ("lines", targets::lines),
     ] {
         let mut seeds = 0;
         for entry in fs::read_dir(folder.join(name)).unwrap().flatten() {

@@ -23,6 +23,7 @@ mod ingress;
 mod ledger;
 mod life;
 mod listen;
+mod lists;
 mod metrics;
 mod mirrored;
 mod record;

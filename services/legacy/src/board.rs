@@ -28,6 +28,10 @@ pub const RUNNING_MAX: usize = 64;
 pub const URIS_MAX: usize = 256;
 /// Longest URI that is subscribed to, in bytes.
 pub const URI_BYTES_MAX: usize = 4096;
+/// Most tasks of a session that are listed and told of.
+pub const TASKS_MAX: usize = 64;
+/// Longest task id that is, in bytes.
+const TASK_BYTES_MAX: usize = 4096;
 /// Most mail that waits for one call.
 const MAIL_MAX: usize = 64;
 /// Largest message that goes from host to host, in bytes.
@@ -38,6 +42,8 @@ const MAIL_TTL: Duration = Duration::from_secs(60);
 const FACTS: &str = "legacy/fact/";
 const MAIL: &str = "legacy/mail/";
 const BOARD: &str = "legacy/";
+/// Beside the board, so that hosts do not watch it: outcomes are large, and rarely asked for.
+const KEPT: &str = "legacy-task/";
 
 /// What is known of a session beside its token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +54,8 @@ pub struct Facts {
     pub level: Option<Level>,
     /// Resources that the client subscribed to, by the name of their record.
     pub uris: BTreeMap<String, String>,
+    /// Tasks that the session has made, by the name of their record.
+    pub tasks: BTreeMap<String, String>,
     /// The stream that the client reads, wherever that is.
     pub stream: Option<String>,
 }
@@ -59,6 +67,11 @@ impl Facts {
             Some(("uri", hash)) => {
                 if self.uris.len() < URIS_MAX {
                     self.uris.insert(hash.to_owned(), text.into_owned());
+                }
+            }
+            Some(("task", hash)) => {
+                if self.tasks.len() < TASKS_MAX {
+                    self.tasks.insert(hash.to_owned(), text.into_owned());
                 }
             }
             _ => match name {
@@ -74,6 +87,9 @@ impl Facts {
         match name.split_once('/') {
             Some(("uri", hash)) => {
                 self.uris.remove(hash);
+            }
+            Some(("task", hash)) => {
+                self.tasks.remove(hash);
             }
             _ => match name {
                 "ended" => self.ended = false,
@@ -216,7 +232,7 @@ impl Board {
         Ok(facts)
     }
 
-    /// Sets a fact: `ended`, `level`, `stream` or `uri/…`. This host knows it at once, others soon.
+    /// Sets a fact: `ended`, `level`, `stream`, `uri/…` or `task/…`. This host knows it at once, others soon.
     ///
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
@@ -279,7 +295,7 @@ impl Board {
     /// [`Cause::NoBackend`] when the store fails.
     pub async fn subscribe(&self, session: &str, uri: &str, ttl: Duration) -> Result<(), Failure> {
         let facts = self.facts(session).await?;
-        let name = uri_name(uri);
+        let name = short_name(uri);
         if uri.len() > URI_BYTES_MAX
             || (facts.uris.len() >= URIS_MAX && !facts.uris.contains_key(&name))
         {
@@ -297,7 +313,7 @@ impl Board {
     /// # Errors
     /// [`Cause::NoBackend`] when the store fails.
     pub async fn unsubscribe(&self, session: &str, uri: &str) -> Result<(), Failure> {
-        let name = format!("uri/{}", uri_name(uri));
+        let name = format!("uri/{}", short_name(uri));
         let key = format!("{FACTS}{session}/{name}");
         self.shared
             .delete(&key)
@@ -305,6 +321,46 @@ impl Board {
             .map_err(|e| unavailable(&e))?;
         drop_fact(&mut lock(&self.known), session, &name);
         Ok(())
+    }
+
+    /// Notes a task that a session has made. One past [`TASKS_MAX`] is not noted.
+    ///
+    /// # Errors
+    /// [`Cause::NoBackend`] when the store fails.
+    pub async fn add_task(&self, session: &str, task: &str, ttl: Duration) -> Result<(), Failure> {
+        let facts = self.facts(session).await?;
+        if task.len() > TASK_BYTES_MAX || facts.tasks.len() >= TASKS_MAX {
+            return Ok(());
+        }
+        let name = format!("task/{}", short_name(task));
+        self.set(session, &name, task.to_owned().into(), ttl).await
+    }
+
+    /// Keeps the outcome of a task for its owner.
+    ///
+    /// # Errors
+    /// [`Cause::NoBackend`] when the store fails.
+    pub async fn put_kept(
+        &self,
+        owner: &str,
+        task: &str,
+        record: Bytes,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
+        let key = format!("{KEPT}{owner}/{task}");
+        let put = self.shared.put(&key, record, ttl);
+        put.await.map_err(|e| unavailable(&e))
+    }
+
+    /// The outcome of a task that was kept for this owner.
+    ///
+    /// # Errors
+    /// [`Cause::NoBackend`] when the store fails.
+    pub async fn kept(&self, owner: &str, task: &str) -> Result<Option<Bytes>, Failure> {
+        let key = format!("{KEPT}{owner}/{task}");
+        let found = self.shared.list(&key).await.map_err(|e| unavailable(&e))?;
+        let found = found.into_iter().find(|(found, _)| *found == key);
+        Ok(found.map(|(_, record)| record))
     }
 
     /// What wakes the streams of a session when its facts change.
@@ -401,9 +457,13 @@ impl Board {
     }
 }
 
-fn uri_name(uri: &str) -> String {
-    let digest = Sha256::digest(uri);
-    digest[..16].iter().map(|b| format!("{b:02x}")).collect()
+/// What a URI or a task is called in keys.
+fn short_name(text: &str) -> String {
+    hex(&Sha256::digest(text)[..16])
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Gives a message to a call that runs here; whether there is one.

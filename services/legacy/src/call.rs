@@ -1,5 +1,8 @@
 //! One call of a session, driven to its end whatever becomes of the connection.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -7,16 +10,18 @@ use mcp::envelope::{self, Body, Message};
 use mcp::era::OldClientCall;
 use mcp::era::old_client::{Input, Output};
 use mcp::{Call, Cause, Failure};
-use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::board::Mailbox;
 use crate::host::{Asker, Backend};
 use crate::tape::Frame;
+use crate::tasks::Notes;
 
 /// Longest that a client may keep its call from sending after the call's own time is over.
-const SLOW_READER: std::time::Duration = std::time::Duration::from_secs(10);
+const SLOW_READER: Duration = Duration::from_secs(10);
+/// Longest that a server may take over what nobody waits for.
+const ASIDE: Duration = Duration::from_secs(10);
 
 /// Runs a call. Ends when the answer is sent, the call is cancelled, or its time is over.
 pub async fn run<B: Backend>(
@@ -26,15 +31,22 @@ pub async fn run<B: Backend>(
     first: Call,
     mut mailbox: Mailbox,
     frames: mpsc::Sender<Frame>,
+    notes: Notes,
 ) {
     let deadline = Instant::now() + asker.deadline;
     let mut server: Option<BoxStream<'static, Result<Bytes, Failure>>> =
         Some(backend.call(&asker.caller, first));
+    // Set while the machine waits.
+    let mut until = deadline;
     while !machine.is_over() {
         let outputs = tokio::select! {
             message = next(&mut server) => from_server(&mut machine, message),
             Some(mail) = mailbox.next() => from_client(&mut machine, &mail),
             () = sleep_until(deadline) => machine.step(Input::Deadline),
+            () = sleep_until(until), if until < deadline => {
+                until = deadline;
+                machine.step(Input::Waited)
+            }
             // Nobody will ever read the answer; dropping the stream tells the server.
             () = frames.closed() => return,
         };
@@ -42,6 +54,17 @@ pub async fn run<B: Backend>(
             let (message, is_response) = match output {
                 Output::Send(message) | Output::Ask { message, .. } => (message, false),
                 Output::Answer(message) => (message, true),
+                Output::Made { task, kept, answer } => {
+                    (notes.take(&task, kept, answer).await, true)
+                }
+                Output::Wait(pause) => {
+                    until = Instant::now() + pause;
+                    continue;
+                }
+                Output::Tell(call) => {
+                    tell(&*backend, &asker, *call);
+                    continue;
+                }
                 Output::Call(call) => {
                     server = Some(backend.call(&asker.caller, *call));
                     continue;
@@ -66,6 +89,12 @@ pub async fn run<B: Backend>(
             }
         }
     }
+}
+
+/// Calls the server beside this call, and after it.
+fn tell<B: Backend>(backend: &B, asker: &Asker<B::Caller>, call: Call) {
+    let answer = backend.call(&asker.caller, call);
+    tokio::spawn(timeout(ASIDE, answer.for_each(async |_| {})));
 }
 
 async fn next(

@@ -36,6 +36,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::board::{Board, Facts};
 use crate::listen;
 use crate::tape::{self, Frame, Placed, Tape};
+use crate::tasks::{self, Notes};
 use crate::{call, random_name};
 
 /// How long an answer may take to be sent as JSON; after that the event stream begins.
@@ -364,6 +365,15 @@ impl<B: Backend> Host<B> {
         client: &ClientMeta,
     ) -> Result<Result<Box<RawValue>, Box<RawValue>>, Failure> {
         let call = Call::new(Some(Id::from_number(0)), Method::Discover, None, client)?;
+        self.ask(asker, call).await
+    }
+
+    /// Asks the server something: its result, or its error object.
+    pub(crate) async fn ask(
+        &self,
+        asker: &Asker<B::Caller>,
+        call: Call,
+    ) -> Result<Result<Box<RawValue>, Box<RawValue>>, Failure> {
         let mut messages = self.backend.call(&asker.caller, call);
         let answer = async {
             while let Some(message) = messages.next().await {
@@ -533,46 +543,8 @@ impl<B: Backend> Host<B> {
             return Err(Failure::say(Cause::InvalidRequest, text));
         }
         let method = Method::parse(method);
-        let nothing = || {
-            Some(Bytes::from(envelope::write_result(
-                id,
-                &Members::default().to_raw(),
-            )))
-        };
-        let member = |name: &str| {
-            params
-                .and_then(|raw| Members::parse(raw).ok())
-                .and_then(|members| members.get_str(name))
-                .ok_or_else(|| {
-                    Failure::say(
-                        Cause::InvalidParams,
-                        format!("params.{name} must be a string"),
-                    )
-                })
-        };
-        match method {
-            Method::Ping => return Ok(nothing()),
-            Method::SetLevel => {
-                let level = Level::parse(&member("level")?)
-                    .ok_or_else(|| Failure::say(Cause::InvalidParams, "no such level"))?;
-                self.board
-                    .set_level(&opened.name, level, opened.rest())
-                    .await?;
-                return Ok(nothing());
-            }
-            Method::ResourcesSubscribe => {
-                self.board
-                    .subscribe(&opened.name, &member("uri")?, opened.rest())
-                    .await?;
-                return Ok(nothing());
-            }
-            Method::ResourcesUnsubscribe => {
-                self.board
-                    .unsubscribe(&opened.name, &member("uri")?)
-                    .await?;
-                return Ok(nothing());
-            }
-            _ => {}
+        if let Some(result) = self.answer_here(asker, opened, &method, params).await? {
+            return Ok(Some(envelope::write_result(id, &result).into()));
         }
         let mut client = opened.session.client.clone();
         let mut level = Some(opened.facts.level.unwrap_or(LEVEL_UNASKED));
@@ -590,18 +562,53 @@ impl<B: Backend> Host<B> {
             prefix: prefix.clone(),
             level,
             request_id: asker.request_id.clone(),
+            now: jiff::Timestamp::now().to_string(),
         })?;
         let mailbox = self.board.open(&opened.name, id, &prefix)?;
+        let notes = Notes::new(&self.board, opened, id, &asker.request_id);
         let backend = self.backend.clone();
+        let (asker, frames) = (asker.clone(), frames.clone());
         tokio::spawn(call::run(
-            backend,
-            asker.clone(),
-            machine,
-            first,
-            mailbox,
-            frames.clone(),
+            backend, asker, machine, first, mailbox, frames, notes,
         ));
         Ok(None)
+    }
+
+    /// The result of a request that is the session's own matter; `None` for one that the server answers.
+    async fn answer_here(
+        &self,
+        asker: &Asker<B::Caller>,
+        opened: &Opened,
+        method: &Method,
+        params: Option<&RawValue>,
+    ) -> Result<Option<Box<RawValue>>, Failure> {
+        let member = |name: &str| {
+            params
+                .and_then(|raw| Members::parse(raw).ok())
+                .and_then(|members| members.get_str(name))
+                .ok_or_else(|| {
+                    let text = format!("params.{name} must be a string");
+                    Failure::say(Cause::InvalidParams, text)
+                })
+        };
+        let (board, name, rest) = (&self.board, &opened.name, opened.rest());
+        match method {
+            Method::Ping => {}
+            Method::SetLevel => {
+                let level = Level::parse(&member("level")?)
+                    .ok_or_else(|| Failure::say(Cause::InvalidParams, "no such level"))?;
+                board.set_level(name, level, rest).await?;
+            }
+            Method::ResourcesSubscribe => board.subscribe(name, &member("uri")?, rest).await?,
+            Method::ResourcesUnsubscribe => board.unsubscribe(name, &member("uri")?).await?,
+            _ if !method.is_in(opened.session.revision) => return Ok(None),
+            Method::TasksList => return tasks::list(self, asker, opened).await.map(Some),
+            Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
+                return tasks::kept(board, &opened.session, method, params).await;
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(Members::default().to_raw()))
     }
 }
 

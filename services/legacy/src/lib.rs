@@ -11,6 +11,7 @@
 //! - [`host`]: requests and answers; [`Backend`] is what the server looks like from here
 //! - `call`: one call, driven by [`mcp::era::OldClientCall`]
 //! - [`tape`]: the event stream of a POST, and reading it again after a break
+//! - `tasks`: what a session's tasks are, wherever they run
 //! - [`listen`]: the stream that a session reads with GET
 //! - [`talk`]: a session on a connection that carries messages both ways
 //! - [`board`]: what hosts know of sessions, and mail for calls elsewhere
@@ -23,6 +24,7 @@ mod call;
 pub mod listen;
 pub mod talk;
 pub mod tape;
+mod tasks;
 
 pub mod board;
 pub mod keys;

@@ -4,14 +4,16 @@
 //! comes back after a break is told that everything it watches may have changed, which is what it would do
 //! well to assume.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use mcp::envelope::{self, Body as Read};
+use mcp::envelope::{self, Body as Read, Message};
 use mcp::era::OldClientStream;
 use mcp::era::listen::{Heard, ServerTells};
+use mcp::era::tasks::Task;
 use mcp::members::Members;
 use mcp::notification::{self, List};
 use mcp::sse::{Event, KEEP_ALIVE};
@@ -22,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::host::{Asker, Backend, Host, Opened, Response};
 use crate::random_name;
 use crate::tape::{Frame, KEEP_ALIVE_EVERY};
+use crate::tasks;
 
 /// Begins the names of these streams, and so their event ids.
 pub const PREFIX: &str = "g";
@@ -160,6 +163,8 @@ struct Feed<B: Backend> {
     name: String,
     sink: Sink,
     seq: u64,
+    /// What the client was told last of each of its tasks: at most [`crate::board::TASKS_MAX`].
+    told: BTreeMap<String, String>,
     until: Instant,
 }
 
@@ -192,6 +197,7 @@ impl<B: Backend> Feed<B> {
             name,
             sink,
             seq: 0,
+            told: BTreeMap::new(),
             until: Instant::now() + rest,
         }
     }
@@ -289,7 +295,8 @@ impl<B: Backend> Feed<B> {
             return Ended::Stream;
         }
         let uris = facts.uris.values().cloned().collect();
-        let filter = OldClientStream::new(self.opened.session.revision, self.tells, uris);
+        let tasks = facts.tasks.values().cloned().collect();
+        let filter = OldClientStream::new(self.opened.session.revision, self.tells, uris, tasks);
         let mut messages = match self.call(&filter) {
             Ok(Some(messages)) => messages,
             Ok(None) => stream::pending().boxed(),
@@ -321,12 +328,28 @@ impl<B: Backend> Feed<B> {
                 Heard::Nothing => {}
                 Heard::Ended => return Ended::Server,
                 Heard::Send(message) => {
+                    if self.was_told(&read) {
+                        continue;
+                    }
                     if self.send(message).await.is_err() {
                         return Ended::Stream;
                     }
                 }
             }
         }
+    }
+
+    /// Whether a message tells what the client was told last of a task: every listening begins with how far
+    /// each is.
+    fn was_told(&mut self, message: &Message<'_>) -> bool {
+        let Message::Notification { params, .. } = message else {
+            return false;
+        };
+        let Some(Ok(task)) = params.map(Task::read) else {
+            return false;
+        };
+        let told = task.legacy().get().to_owned();
+        self.told.insert(task.id, told.clone()) == Some(told)
     }
 
     fn call(
@@ -337,8 +360,13 @@ impl<B: Backend> Feed<B> {
             return Ok(None);
         };
         let id = Id::from_text(&self.name);
-        let client = &self.opened.session.client;
-        let call = Call::new(Some(id), Method::SubscriptionsListen, Some(&params), client)?;
+        let client = tasks::with_tasks(&self.opened.session.client);
+        let call = Call::new(
+            Some(id),
+            Method::SubscriptionsListen,
+            Some(&params),
+            &client,
+        )?;
         Ok(Some(self.backend.call(&self.asker.caller, call)))
     }
 }

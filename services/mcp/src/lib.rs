@@ -23,6 +23,7 @@
 //! - [`input`]: results that ask for input, and the retry that brings it
 //! - [`notification`]: what one side tells the other
 //! - [`sse`]: server-sent events
+//! - [`lines`], [`incoming`]: what a server writes, line by line or event by event, as messages
 //! - [`seal`]: what leaves the fleet and comes back unread
 //! - [`session`]: sessions of the older era, as sealed tokens
 //! - [`parked`]: calls that wait for input, as a sealed `requestState`
@@ -34,7 +35,9 @@ pub mod envelope;
 pub mod era;
 pub mod failure;
 pub mod headers;
+pub mod incoming;
 pub mod input;
+pub mod lines;
 pub mod locale;
 pub mod members;
 pub mod method;

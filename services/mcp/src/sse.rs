@@ -97,6 +97,7 @@ pub struct Decoder {
     has_data: bool,
     event_bytes: usize,
     last_id: Option<String>,
+    retry_ms: Option<u64>,
 }
 
 impl Default for Decoder {
@@ -118,6 +119,7 @@ impl Decoder {
             has_data: false,
             event_bytes: 0,
             last_id: None,
+            retry_ms: None,
         }
     }
 
@@ -155,6 +157,12 @@ impl Decoder {
         self.last_id.as_deref()
     }
 
+    /// The newest `retry`, of whichever event: milliseconds to wait before connecting anew.
+    #[must_use]
+    pub fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
     fn extend(&mut self, bytes: &[u8]) -> Result<(), SseError> {
         if self.event_bytes + self.line.len() + bytes.len() > self.bytes_max {
             return Err(SseError::TooLarge(self.bytes_max));
@@ -189,6 +197,7 @@ impl Decoder {
             }
             "retry" if value.bytes().all(|b| b.is_ascii_digit()) => {
                 self.event.retry_ms = value.parse().ok();
+                self.retry_ms = self.event.retry_ms.or(self.retry_ms);
             }
             // A comment, or a field that nobody defined.
             _ => {}
@@ -251,10 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_id_outlives_its_event() {
+    fn the_last_id_and_retry_outlive_their_event() {
         let mut decoder = Decoder::default();
-        decoder.push(b"id: 5\n\ndata: a\n\n").unwrap();
-        assert_eq!(decoder.last_id(), Some("5"));
+        decoder.push(b"id: 5\nretry: 9\n\ndata: a\n\n").unwrap();
+        assert_eq!(
+            (decoder.last_id(), decoder.retry_ms()),
+            (Some("5"), Some(9))
+        );
     }
 
     #[test]

@@ -240,6 +240,7 @@ fn what_an_old_client_gets_is_what_the_sdk_reads() {
             prefix: "p".into(),
             level: None,
             request_id: "r".into(),
+            now: "2026-01-01T00:00:00Z".into(),
         })
         .unwrap();
         let asked = envelope::write_result(&Id::from_number(1), &questions().write());
@@ -318,7 +319,7 @@ fn tasks_of_the_extension_are_what_the_sdk_reads() {
     let result = raw(r#"{"content":[]}"#);
     let got = tasks::Task::read(&completed)
         .unwrap()
-        .get_result(Some(Ok(&result)))
+        .get_result(Some(Ok(&result)), &Members::default())
         .unwrap();
     reads::<sdk::GetTaskResult>(got.get());
 }

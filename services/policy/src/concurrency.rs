@@ -7,6 +7,9 @@
 //! * each call is compared with **what its own tool usually takes** ([`Usual`]), so that the mix of tools does not matter;
 //! * a window is judged by the **median** of those ratios, so that one slow tool among many says nothing of the whole.
 //!
+//! The limit falls when several windows in a row were slow: a plugin that is started anew, or an instance that dies, holds calls
+//! up for a moment and is no overload.
+//!
 //! What a tool usually takes is learnt in minutes while there is room, and in hours while there is not: an overload must
 //! not become the measure of itself.
 
@@ -18,14 +21,17 @@ const SAMPLES_MAX: usize = 64;
 const SAMPLES_MIN: usize = 16;
 /// A window that has too few calls after so many of its lengths starts anew.
 const STALE_WINDOWS: u32 = 10;
+/// Slow windows in a row, of which the last makes the limit fall.
+const SLOW_WINDOWS: u32 = 4;
 /// The limit never falls by more than this in one window.
 const GRADIENT_MIN: f64 = 0.5;
 /// Time in which what is usual is learnt, while there is room.
 const LEARN: Duration = Duration::from_secs(60);
 /// The same while there is none.
 const LEARN_LOADED: Duration = Duration::from_secs(2 * 3600);
-/// Observations that count in full at the start.
-const LEARN_FIRST: u32 = 16;
+/// Observations that count in full at the start, whatever the load. The calls that end first are the quick ones: a measure of few
+/// would take what is usual for slow, and keep to it.
+const LEARN_FIRST: u32 = 128;
 
 /// What the operator sets.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,6 +56,8 @@ pub struct Limit {
     seen: usize,
     peak: usize,
     congested: bool,
+    /// Windows in a row that were slow.
+    slow: u32,
 }
 
 /// One call that was answered.
@@ -77,6 +85,7 @@ impl Limit {
             seen: 0,
             peak: 0,
             congested: false,
+            slow: 0,
         }
     }
 
@@ -108,6 +117,7 @@ impl Limit {
             return;
         } else {
             self.congested = false;
+            self.slow = 0;
         }
         self.began = facts.now;
         self.seen = 0;
@@ -120,12 +130,17 @@ impl Limit {
         let (_, median, _) = ratios.select_nth_unstable_by(middle, f32::total_cmp);
         let gradient = (self.rules.tolerance / f64::from(*median).max(1e-6)).min(1.0);
         self.congested = gradient < 1.0;
-        if self.congested {
+        self.slow = if self.congested {
+            self.slow.saturating_add(1)
+        } else {
+            0
+        };
+        if self.slow >= SLOW_WINDOWS {
             // What is not used cannot be what makes calls slow: begin from what was under way.
             let base = self.limit.min(self.peak as f64);
             let aim = base * gradient.max(GRADIENT_MIN) + base.sqrt();
             self.limit = self.limit.min(base.midpoint(aim.min(base * 2.0)));
-        } else if self.peak as f64 * 2.0 > self.limit {
+        } else if !self.congested && self.peak as f64 * 2.0 > self.limit {
             self.limit += self.limit.sqrt();
         }
         let (min, max) = (self.rules.limit_min as f64, self.rules.limit_max as f64);
@@ -288,6 +303,86 @@ mod tests {
             });
         }
         assert_eq!(limit.limit(), 4096);
+    }
+
+    /// What happens to calls from a millisecond on, for so many.
+    #[derive(Debug, Clone, Copy)]
+    enum Trouble {
+        /// None ends before that is over.
+        Still(u64, u64),
+        /// Those that begin take so many times as long.
+        Slow(u64, u64, u64),
+    }
+
+    /// A thousand clients that call every five seconds, for 20 to 400 ms. Returns whether there were places for all calls at
+    /// all times, and the lowest limit.
+    fn thousand_clients(seed: u64, troubles: &[Trouble]) -> (bool, usize) {
+        use rand::{RngExt, SeedableRng, rngs::StdRng};
+        let mut dice = StdRng::seed_from_u64(seed);
+        let start = Instant::now();
+        let rules = Rules {
+            limit_min: 64,
+            ..rules()
+        };
+        let mut limit = Limit::new(rules, start);
+        let mut usual: Option<Usual> = None;
+        // When each client's call ends or its next begins, and when the call began.
+        let mut clients: Vec<(u64, Option<u64>)> = (0..1000)
+            .map(|_| (dice.random_range(0..5000), None))
+            .collect();
+        let (mut in_flight, mut has_room, mut low) = (0, true, usize::MAX);
+        for tick in 0..20_000 {
+            let now = start + tick as u32 * MS;
+            for (at, call) in clients.iter_mut().filter(|(at, _)| *at == tick) {
+                let Some(began) = *call else {
+                    let times = troubles.iter().find_map(|trouble| match *trouble {
+                        Trouble::Slow(from, long, times) => {
+                            (from..from + long).contains(&tick).then_some(times)
+                        }
+                        Trouble::Still(..) => None,
+                    });
+                    let ends = tick + dice.random_range(20..400) * times.unwrap_or(1);
+                    let ends = troubles.iter().fold(ends, |ends, trouble| match *trouble {
+                        Trouble::Still(from, long) if (from..from + long).contains(&ends) => {
+                            from + long
+                        }
+                        _ => ends,
+                    });
+                    (*at, *call) = (ends, Some(tick));
+                    in_flight += 1;
+                    continue;
+                };
+                let took = (tick - began) as u32 * MS;
+                let loaded = limit.is_loaded(in_flight);
+                let usual = usual.get_or_insert_with(|| Usual::new(took, 0, now));
+                limit.record(&Facts {
+                    took,
+                    usual: usual.time(),
+                    in_flight,
+                    now,
+                });
+                usual.learn(took, 0, loaded, now);
+                in_flight -= 1;
+                (*at, *call) = (tick + dice.random_range(4000..6000), None);
+            }
+            has_room &= in_flight <= limit.limit();
+            low = low.min(limit.limit());
+        }
+        (has_room, low)
+    }
+
+    #[test]
+    fn mcp_13_a_moment_in_which_calls_are_held_up_is_no_overload() {
+        let still = [0, 1, 2].map(|n| Trouble::Still(8_000 + n * 1_500, 700));
+        for seed in 0..3 {
+            for troubles in [&[][..], &[Trouble::Slow(8_000, 250, 5)], &still] {
+                let (has_room, low) = thousand_clients(seed, troubles);
+                assert!(has_room, "{low} places: {troubles:?}, {seed}");
+            }
+        }
+        // What goes on is one.
+        let (_, low) = thousand_clients(0, &[Trouble::Slow(8_000, 12_000, 5)]);
+        assert!(low < 400, "{low}");
     }
 
     #[test]

@@ -6,7 +6,11 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
-use mcp::{headers, locale};
+use mcp::{
+    Failure,
+    capability::{ClientCapabilities, TASKS_EXTENSION},
+    headers, locale,
+};
 use percent_encoding::percent_decode;
 use serde_json::{Value, json, value::RawValue};
 use telemetry::{RequestId, trace::TraceContext};
@@ -140,6 +144,19 @@ impl Client {
     /// Tells whether the client declared an extension.
     pub fn has_extension(&self, name: &str) -> bool {
         self.capabilities["extensions"][name].is_object()
+    }
+
+    /// Checks that the client declared the tasks extension.
+    ///
+    /// # Errors
+    /// [`mcp::Cause::MissingCapability`], with what is missing.
+    pub fn must_have_tasks(&self) -> Result<(), Failure> {
+        let tasks = self.has_extension(TASKS_EXTENSION);
+        ClientCapabilities {
+            tasks,
+            ..ClientCapabilities::default()
+        }
+        .demand_tasks()
     }
 
     /// Returns the capabilities that a question needs and the client did not declare, as `requiredCapabilities`; `None` if it

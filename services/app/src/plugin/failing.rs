@@ -17,16 +17,25 @@ pub enum Failing {
     Garbage,
     /// It answered with an error, or does not take the credential.
     Refused,
+    /// It took more memory than it may.
+    Memory,
+    /// It computed more than it may.
+    Cpu,
+    /// It had more processes than it may.
+    Processes,
 }
 
 impl Failing {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Unreachable,
         Self::Ended,
         Self::Silent,
         Self::Garbage,
         Self::Refused,
+        Self::Memory,
+        Self::Cpu,
+        Self::Processes,
     ];
 
     /// Returns the word for metrics and health.
@@ -37,6 +46,9 @@ impl Failing {
             Self::Silent => "silent",
             Self::Garbage => "garbage",
             Self::Refused => "refused",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Processes => "processes",
         }
     }
 }
@@ -44,7 +56,7 @@ impl Failing {
 impl From<Lost> for Failing {
     fn from(lost: Lost) -> Self {
         match lost {
-            Lost::NotSent => Self::Unreachable,
+            Lost::NotSent | Lost::NoEndpoint => Self::Unreachable,
             Lost::Broken | Lost::SessionGone => Self::Ended,
             Lost::Late | Lost::Busy => Self::Silent,
             Lost::TooLong | Lost::Garbage => Self::Garbage,

@@ -4,7 +4,7 @@
 //! - [`context`]: whom work is done for; [`notices`]: what it tells before its result
 //! - [`hub`]: who listens for changes
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
-//! - [`pins`]: definitions that stay what they were
+//! - [`pins`]: definitions that stay what they were; [`signature`]: files that somebody vouches for
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`conformance`]: what the protocol's conformance suite expects
@@ -14,7 +14,7 @@
 //! - [`wasm`]: WebAssembly components
 //! - [`credential`]: how requests to other servers prove who sends them
 //! - [`failing`]: why one is not up, in words for metrics
-//! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
+//! - [`upstream`], [`outgoing`], [`allowed`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,6 +22,7 @@ use futures::future::BoxFuture;
 use mcp::{Failure, Method, members::Members};
 use serde_json::{Map, Value, value::RawValue};
 
+mod allowed;
 pub mod builtin;
 pub mod catalogue;
 pub mod conformance;
@@ -37,6 +38,7 @@ pub mod openapi;
 pub mod outgoing;
 pub mod pins;
 mod shown;
+pub mod signature;
 pub mod stdio;
 mod upstream;
 pub mod wasm;
@@ -290,16 +292,19 @@ impl Plugin {
     /// Wants to know of a resource's changes from now on, by the [`hub::Hub`]. False if it cannot tell.
     pub fn watch(&self, uri: &str) -> bool {
         match self {
-            Self::Builtin(_) | Self::Http(_) | Self::Openapi(_) | Self::Wasm(_) => false,
+            Self::Builtin(_) | Self::Openapi(_) | Self::Wasm(_) => false,
             Self::Conformance(_) => true,
             Self::Stdio(stdio) => stdio.watch(uri),
+            Self::Http(http) => http.watch(uri),
         }
     }
 
     /// Takes one [`Plugin::watch`] back.
     pub fn unwatch(&self, uri: &str) {
-        if let Self::Stdio(stdio) = self {
-            stdio.unwatch(uri);
+        match self {
+            Self::Builtin(_) | Self::Conformance(_) | Self::Openapi(_) | Self::Wasm(_) => {}
+            Self::Stdio(stdio) => stdio.unwatch(uri),
+            Self::Http(http) => http.unwatch(uri),
         }
     }
 

@@ -58,7 +58,10 @@ pub(crate) async fn serve(
     };
     note(server, story, &request);
     if request.method.as_str() == intake::LISTEN {
-        return changes::open(server, story, accepts, request, &Scopes::read(&head));
+        return match client(&head, &request.params) {
+            Ok(client) => changes::open(server, story, accepts, request, &client),
+            Err(failure) => story.fail(&failure),
+        };
     }
     let checks = Mirrors::Checked;
     match begin(server, story, &head, &body, request, checks) {
@@ -72,7 +75,7 @@ pub(crate) async fn serve(
 pub(crate) enum Mirrors {
     /// The request has a head from outside.
     Checked,
-    /// The request was made in this process.
+    /// The request was made in this process, or at an edge from one that had no head.
     None,
 }
 
@@ -235,7 +238,11 @@ fn mirrored(server: &Server, head: &HeaderMap, request: &Request<'_>) -> Result<
     }
 }
 
-fn client(head: &HeaderMap, params: &Members<'_>) -> Result<Arc<Client>, Failure> {
+/// Who asks, by the edge's word and its own.
+///
+/// # Errors
+/// [`Cause::InvalidParams`] when `_meta` is no object.
+pub(crate) fn client(head: &HeaderMap, params: &Members<'_>) -> Result<Arc<Client>, Failure> {
     let meta = meta(params)?;
     let capabilities = meta
         .get(META_CLIENT_CAPABILITIES)

@@ -25,9 +25,10 @@ use super::{
     endless::Endless,
     intake::Request,
     stream::{Accepts, COMMENT, KEEP_ALIVE, event, events},
+    tasks::{TASKS_MAX, Watching},
 };
 use crate::plugin::{
-    Scopes,
+    Client,
     hub::{Change, Filter},
     mounts::Subscription,
 };
@@ -47,7 +48,7 @@ pub(crate) fn open(
     story: &Arc<Story>,
     accepts: Accepts,
     request: Request<'_>,
-    scopes: &Scopes,
+    client: &Arc<Client>,
 ) -> Response {
     if !accepts.events {
         return story.fail(&Failure::say(
@@ -55,8 +56,8 @@ pub(crate) fn open(
             "subscriptions/listen answers with text/event-stream alone",
         ));
     }
-    let filter = match filter(&request.params) {
-        Ok(filter) => filter,
+    let wishes = match wishes(&request.params, client) {
+        Ok(wishes) => wishes,
         Err(failure) => return story.fail(&failure),
     };
     let Ok(place) = Arc::clone(&server.listeners).try_acquire_owned() else {
@@ -69,7 +70,7 @@ pub(crate) fn open(
         facts.outcome = Some(Outcome::Ok);
         facts.listens = true;
     }
-    let listening = Listening::new(server, filter, scopes, request.id, Some(place));
+    let listening = Listening::new(server, story, wishes, client, request.id, Some(place));
     let stream = futures::stream::unfold(listening, async |mut listening| {
         let chunk = match listening.next().await? {
             Said::Message(message) => event(&message),
@@ -85,14 +86,15 @@ pub(crate) fn open(
 /// Returns the messages that a listener of this process hears, whose place is held elsewhere.
 ///
 /// # Errors
-/// [`Cause::InvalidParams`] for a filter that is none.
+/// [`Cause::InvalidParams`] for a filter that is none, [`Cause::MissingCapability`] for one that this client has no use for.
 pub(crate) fn messages(
     server: &Server,
+    story: &Story,
     request: Request<'_>,
-    scopes: &Scopes,
+    client: &Arc<Client>,
 ) -> Result<impl Stream<Item = Bytes> + Send + 'static, Failure> {
-    let filter = filter(&request.params)?;
-    let listening = Listening::new(server, filter, scopes, request.id, None);
+    let wishes = wishes(&request.params, client)?;
+    let listening = Listening::new(server, story, wishes, client, request.id, None);
     Ok(futures::stream::unfold(listening, async |mut listening| {
         loop {
             match listening.next().await? {
@@ -103,7 +105,14 @@ pub(crate) fn messages(
     }))
 }
 
-fn filter(params: &Members<'_>) -> Result<Filter, Failure> {
+/// What a client wants to hear of.
+#[derive(Debug)]
+struct Wishes {
+    filter: Filter,
+    tasks: Vec<String>,
+}
+
+fn wishes(params: &Members<'_>, client: &Client) -> Result<Wishes, Failure> {
     let invalid = |text: &str| Failure::say(Cause::InvalidParams, text);
     let given = params
         .get("notifications")
@@ -116,30 +125,48 @@ fn filter(params: &Members<'_>) -> Result<Filter, Failure> {
             "params.notifications.{name} must be a boolean"
         ))),
     };
-    let mut uris: Vec<String> = match given.get("resourceSubscriptions") {
-        None => Vec::new(),
-        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| {
-            invalid("params.notifications.resourceSubscriptions must be an array of strings")
-        })?,
+    let texts = |name: &str| -> Result<Vec<String>, Failure> {
+        let Some(raw) = given.get(name) else {
+            return Ok(Vec::new());
+        };
+        let mut texts: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| {
+            let text = format!("params.notifications.{name} must be an array of strings");
+            invalid(&text)
+        })?;
+        texts.sort_unstable();
+        texts.dedup();
+        Ok(texts)
     };
-    uris.sort_unstable();
-    uris.dedup();
+    let uris = texts("resourceSubscriptions")?;
     if uris.len() > URIS_MAX || uris.iter().any(|uri| uri.len() > URI_BYTES_MAX) {
         return Err(invalid(&format!(
             "one subscription takes at most {URIS_MAX} resources with URIs of at most {URI_BYTES_MAX} bytes"
         )));
     }
-    Ok(Filter {
-        tools: flag("toolsListChanged")?,
-        prompts: flag("promptsListChanged")?,
-        resources: flag("resourcesListChanged")?,
-        uris: uris.into_iter().map(Into::into).collect(),
+    let tasks = texts("taskIds")?;
+    if !tasks.is_empty() {
+        client.must_have_tasks()?;
+    }
+    if tasks.len() > TASKS_MAX {
+        return Err(invalid(&format!(
+            "one subscription takes at most {TASKS_MAX} tasks"
+        )));
+    }
+    Ok(Wishes {
+        filter: Filter {
+            tools: flag("toolsListChanged")?,
+            prompts: flag("promptsListChanged")?,
+            resources: flag("resourcesListChanged")?,
+            uris: uris.into_iter().map(Into::into).collect(),
+        },
+        tasks,
     })
 }
 
 /// One open stream.
 struct Listening {
     subscription: Subscription,
+    tasks: Option<Box<Watching>>,
     id: Id,
     draining: CancellationToken,
     stage: Stage,
@@ -164,13 +191,17 @@ impl Listening {
     /// On the heap once: the stream moves it to and fro.
     fn new(
         server: &Server,
-        filter: Filter,
-        scopes: &Scopes,
+        story: &Story,
+        wishes: Wishes,
+        client: &Arc<Client>,
         id: Id,
         place: Option<OwnedSemaphorePermit>,
     ) -> Box<Self> {
+        let watching = |ids: &[String]| Watching::begin(server, story, client, ids);
         Box::new(Self {
-            subscription: server.mounts.listen(filter, scopes),
+            subscription: server.mounts.listen(wishes.filter, &client.scopes),
+            // Most listen to no task.
+            tasks: (!wishes.tasks.is_empty()).then(|| Box::new(watching(&wishes.tasks))),
             id,
             draining: server.life.draining(),
             stage: Stage::Begin,
@@ -199,6 +230,10 @@ impl Listening {
                 Said::Message(self.end())
             }
             change = self.subscription.next() => Said::Message(self.message(&change)),
+            shown = task_changed(&mut self.tasks) => {
+                let params = self.tagged(&shown);
+                Said::Message(envelope::write_request(None, "notifications/tasks", &params))
+            }
             () = tokio::time::sleep_until(self.next_comment.into()) => {
                 self.next_comment = Instant::now() + KEEP_ALIVE;
                 Said::Nothing
@@ -225,6 +260,10 @@ impl Listening {
                 granted.uris.iter().map(|uri| &**uri).collect(),
             );
         }
+        let tasks: Vec<&str> = self.tasks.iter().flat_map(|tasks| tasks.ids()).collect();
+        if !tasks.is_empty() {
+            kinds.insert("taskIds".to_owned(), tasks.into());
+        }
         self.notification(
             "notifications/subscriptions/acknowledged",
             &json!({"notifications": kinds}),
@@ -242,20 +281,29 @@ impl Listening {
     }
 
     fn notification(&self, method: &str, params: &Value) -> Vec<u8> {
-        envelope::write_request(None, method, &self.tagged(params))
+        let params = to_raw_value(params).unwrap_or_default();
+        envelope::write_request(None, method, &self.tagged(&params))
     }
 
     /// The last message: this instance takes leave.
     fn end(&self) -> Vec<u8> {
-        envelope::write_result(&self.id, &self.tagged(&json!({"resultType": "complete"})))
+        let result = to_raw_value(&json!({"resultType": "complete"})).unwrap_or_default();
+        envelope::write_result(&self.id, &self.tagged(&result))
     }
 
     /// Adds the subscription's id, which is the request's, byte for byte.
-    fn tagged(&self, object: &Value) -> Box<RawValue> {
-        let object = to_raw_value(object).unwrap_or_default();
-        let mut members = Members::parse(&object).unwrap_or_default();
+    fn tagged(&self, object: &RawValue) -> Box<RawValue> {
+        let mut members = Members::parse(object).unwrap_or_default();
         let meta = format!(r#"{{"{META_SUBSCRIPTION}":{}}}"#, self.id.as_json());
         members.set("_meta", RawValue::from_string(meta).unwrap_or_default());
         members.to_raw()
+    }
+}
+
+/// Waits until one of the tasks has changed; for ever if there is none.
+async fn task_changed(tasks: &mut Option<Box<Watching>>) -> Box<RawValue> {
+    match tasks {
+        Some(tasks) => tasks.next().await,
+        None => std::future::pending().await,
     }
 }

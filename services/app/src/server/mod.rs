@@ -5,7 +5,8 @@
 //! - [`intake`]: head and body to a request of 2026-07-28, or the reason why not (pure)
 //! - [`entry`]: whose request it is: one of 2026-07-28, or of an older revision
 //! - [`older`]: clients of the older era, over the same answers
-//! - [`answer`]: a request to its answer; [`rounds`] when it takes several, with [`lot`] and [`seal`]
+//! - [`answer`]: a request to its answer; [`rounds`] when it takes several, with [`lot`] and [`seal`];
+//!   [`tasks`] when it outlives its request
 //! - [`stream`]: the answer's form, JSON or server-sent events; [`changes`]: streams without an end
 //! - [`health`]: probes and metrics
 //! - [`listen`]: connections, and their drain; [`endless`]: one connection, until a stream without an end takes it over
@@ -45,6 +46,7 @@ mod rounds;
 mod seal;
 mod story;
 pub mod stream;
+mod tasks;
 
 pub use older::Sessions;
 pub(crate) use story::Story;

@@ -25,7 +25,6 @@ use mcp::{
 };
 
 use super::{Server, Story, answer, changes, endless::Endless, intake, stream as answers};
-use crate::plugin::Scopes;
 
 /// When a refused client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -109,8 +108,8 @@ fn begin(
     let request = intake::read_own(&call.body).map_err(|refusal| refusal.failure)?;
     answer::note(server, &story, &request);
     if request.method.as_str() == intake::LISTEN {
-        let scopes = Scopes::read(&caller.who);
-        return changes::messages(server, request, &scopes).map(StreamExt::boxed);
+        let client = answer::client(&caller.who, &request.params)?;
+        return changes::messages(server, &story, request, &client).map(StreamExt::boxed);
     }
     let unmirrored = answer::Mirrors::None;
     let begun = answer::begin(server, &story, &caller.who, &call.body, request, unmirrored)?;

@@ -1,5 +1,5 @@
 //! A request that takes several rounds: the plugin's questions go out as an `input_required` result, and the client's retry
-//! finds its way back to the work that waits, or to the plugin that asked. Task ids find their plugin in the same way.
+//! finds its way back to the work that waits, or to the plugin that asked.
 
 use std::{
     sync::Arc,
@@ -14,6 +14,7 @@ use super::{
     intake::Request,
     lot::Place,
     seal::{Purpose, SealError, Sealed, request_digest},
+    tasks,
 };
 use crate::plugin::{Answer, CallContext, Client, Inputs, Parked};
 
@@ -35,7 +36,7 @@ pub(crate) async fn ask(
     now: SystemTime,
 ) -> Result<Answer, Failure> {
     if request.method.as_str().starts_with("tasks/") {
-        return ask_task(server, request, context, now).await;
+        return tasks::ask(server, request, context, now).await;
     }
     let client = Arc::clone(&context.client);
     let digest = request_digest(request.method.as_str(), &request.params);
@@ -195,7 +196,11 @@ fn wrap(
             allowed(&members, method, client)?;
             ("requestState", Purpose::State, digest, STATE_LIFE)
         }
-        Some("task") => ("taskId", Purpose::Task, plugin, TASK_LIFE),
+        Some("task") => {
+            // A plugin that has but a task to offer has nothing for this client.
+            client.must_have_tasks()?;
+            ("taskId", Purpose::Task, plugin, TASK_LIFE)
+        }
         _ => return Ok(result),
     };
     let Some(value) = members.get_str(member) else {
@@ -234,36 +239,6 @@ fn allowed(result: &Members<'_>, method: &Method, client: &Client) -> Result<(),
         }
     }
     Ok(())
-}
-
-async fn ask_task(
-    server: &Server,
-    request: Request<'_>,
-    context: CallContext,
-    now: SystemTime,
-) -> Result<Answer, Failure> {
-    let public = request.name.unwrap_or_default();
-    let opened = server
-        .sealer
-        .open(Purpose::Task, &public, &context.client, now);
-    let sealed =
-        opened.map_err(|_| Failure::say(Cause::InvalidParams, "no such task of this caller"))?;
-    let mut params = request.params;
-    params.set("taskId", string(&sealed.value)?);
-    let answer = server
-        .mounts
-        .ask_plugin(&sealed.of, &request.method, &sealed.value, params, context)
-        .await?;
-    let Answer::Result(result) = answer else {
-        return Ok(answer);
-    };
-    let mut members = Members::parse(&result)
-        .map_err(|_| Failure::say(Cause::UpstreamInvalid, "the plugin's result is no object"))?;
-    if members.get_str("taskId").as_deref() != Some(&*sealed.value) {
-        return Ok(Answer::Result(result));
-    }
-    members.set("taskId", string(&public)?);
-    Ok(Answer::Result(members.to_raw()))
 }
 
 fn string(text: &str) -> Result<Box<RawValue>, Failure> {

@@ -8,7 +8,7 @@ use app::{
     plugin::{
         builtin::Set,
         mounts::{Kind, Mounts, Spec},
-        stdio::{StdioSpec, process::Program},
+        stdio::{Instances, StdioSpec, process::Program},
     },
     server::{Fleet, Limits, Server, Sessions, listen::Listening},
 };
@@ -116,8 +116,7 @@ impl App {
 
     /// Calls a tool as a client that can be asked everything.
     pub async fn call_as(&self, who: &str, mut params: Value) -> Answer {
-        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] =
-            json!({"elicitation": {}, "roots": {}, "sampling": {}});
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}, "roots": {}, "sampling": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}});
         self.ask_with("tools/call", params, &[("sweetmcp-principal", who)])
             .await
     }
@@ -125,6 +124,15 @@ impl App {
     pub async fn call(&self, tool: &str, arguments: Value) -> Answer {
         self.ask("tools/call", json!({"name": tool, "arguments": arguments}))
             .await
+    }
+
+    /// Calls again until the tool is there.
+    pub async fn until_called(&self, tool: &str, arguments: Value) -> Answer {
+        until(&format!("{tool} is there"), async || {
+            let answer = self.call(tool, arguments.clone()).await;
+            answer.body.get("result").is_some().then_some(answer)
+        })
+        .await
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
@@ -275,6 +283,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
         kind: Kind::Builtin(set),
@@ -287,6 +296,7 @@ pub fn program(command: &str, args: &[&str]) -> Program {
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: BTreeMap::from([("CONFIGURED".to_owned(), "yes".to_owned())]),
         working_dir: None,
+        sandbox: None,
     }
 }
 
@@ -294,11 +304,14 @@ pub fn stdio(name: &str, program: Program) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
         kind: Kind::Stdio(StdioSpec {
             program,
-            instances: 1,
+            instances: Instances::default(),
+            limits: Default::default(),
+            signed_by: None,
             start_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(20),
         }),
@@ -331,6 +344,14 @@ pub fn installed(path: &str) -> String {
         file.display()
     );
     file.to_string_lossy().into_owned()
+}
+
+/// One of the components that the tests' installation has built.
+pub fn example(name: &str) -> PathBuf {
+    let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("SWEETMCP_WASM_EXAMPLES")
+        .map_or_else(|| workspace.join("target/wasm-examples"), PathBuf::from)
+        .join(name)
 }
 
 /// Whether a process is there and no zombie.

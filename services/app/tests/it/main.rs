@@ -9,6 +9,7 @@
 mod harness;
 
 mod apis;
+mod bounds;
 mod builtins;
 mod children;
 mod components;
@@ -23,4 +24,6 @@ mod remote;
 mod rounds;
 mod servers;
 mod streams;
+mod suite_client;
+mod tasks;
 mod users;

@@ -32,6 +32,18 @@ async def grow(ctx: Context) -> str:
     return "grown"
 
 
+@mcp.resource("x://watched")
+def watched() -> str:
+    return "as it is"
+
+
+@mcp.tool()
+async def touch(ctx: Context) -> str:
+    """Says that a resource has changed."""
+    await ctx.notify_resource_updated("x://watched")
+    return "touched"
+
+
 listener = socket.create_server(("127.0.0.1", 0))
 print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
 app = mcp.streamable_http_app(stateless_http=True)

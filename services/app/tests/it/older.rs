@@ -11,14 +11,14 @@ use crate::harness::{App, Events, PATIENCE, builtin, rude, sessions, until};
 const BOTH: &str = "application/json, text/event-stream";
 
 /// A client with a session, or before it has one.
-struct Older {
+pub struct Older {
     url: String,
     session: Option<String>,
     principal: &'static str,
 }
 
 impl Older {
-    async fn initialize(app: &App, revision: &str) -> Self {
+    pub async fn initialize(app: &App, revision: &str) -> Self {
         let mut client = Self {
             url: format!("{}/mcp", app.url),
             session: None,
@@ -65,12 +65,12 @@ impl Older {
         request.send().await.unwrap()
     }
 
-    async fn post(&self, body: Value) -> Response {
+    pub async fn post(&self, body: Value) -> Response {
         self.send(Method::POST, &[], Some(body)).await
     }
 
     /// Opens the session's stream, or reads one on after an event.
-    async fn get(&self, after: Option<&str>) -> Events {
+    pub async fn get(&self, after: Option<&str>) -> Events {
         let headers: Vec<_> = after.map(|id| ("last-event-id", id)).into_iter().collect();
         let response = self.send(Method::GET, &headers, None).await;
         assert_eq!(response.status(), 200);

@@ -1,6 +1,7 @@
 //! Remote MCP servers: two that nobody here wrote, and one that is rude on request.
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::{
@@ -12,29 +13,31 @@ use std::{
 
 use app::plugin::{
     credential::Credential,
-    http::HttpSpec,
+    http::{HttpSpec, Transport},
     mounts::{Kind, Spec},
 };
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::any,
 };
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use crate::harness::{App, installed, npm, until};
+use crate::harness::{App, Events, installed, npm, until};
 
 /// A server process that says on a line of its own where it listens; it ends with this value.
-struct Served {
+pub struct Served {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Served {
-    fn start(program: &str, args: &[&str]) -> Self {
+    pub fn start(program: &str, args: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(args)
             .stdout(Stdio::piped())
@@ -60,7 +63,7 @@ impl Drop for Served {
     }
 }
 
-fn remote(url: &str) -> Spec {
+pub fn remote(url: &str) -> Spec {
     with(url, Credential::default())
 }
 
@@ -68,16 +71,44 @@ fn with(url: &str, credential: Credential) -> Spec {
     Spec {
         name: "remote".to_owned(),
         prefix: "remote_".to_owned(),
+        names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
-        kind: Kind::Http(HttpSpec {
-            url: url.to_owned(),
-            credential,
-            start_timeout: Duration::from_secs(20),
-            call_timeout: Duration::from_secs(5),
-            answer_bytes_max: 1 << 20,
-        }),
+        kind: Kind::Http(http_spec(url, credential)),
     }
+}
+
+pub fn http_spec(url: &str, credential: Credential) -> HttpSpec {
+    HttpSpec {
+        url: url.to_owned(),
+        transport: Transport::default(),
+        credential,
+        start_timeout: Duration::from_secs(20),
+        call_timeout: Duration::from_secs(5),
+        answer_bytes_max: 1 << 20,
+    }
+}
+
+/// Calls a tool of server-everything that asks its client, and answers.
+async fn asked(app: &App, tool: &str, answer: Value) -> Value {
+    let params = json!({"name": tool, "arguments": {}});
+    let asked = app.call_as("ana", params.clone()).await;
+    let result = &asked.body["result"];
+    assert_eq!(result["resultType"], "input_required", "{asked:?}");
+    let mut again = params;
+    again["requestState"] = result["requestState"].clone();
+    again["inputResponses"] = json!({"q1": answer});
+    app.call_as("ana", again).await.body
+}
+
+/// Listens for changes of a resource.
+async fn watch(app: &App, uri: &str) -> Events {
+    let wishes = json!({"notifications": {"resourceSubscriptions": [uri]}});
+    let mut updates = app.stream("subscriptions/listen", wishes).await;
+    let granted = updates.next().await.unwrap();
+    let granted = &granted["params"]["notifications"]["resourceSubscriptions"];
+    assert_eq!(*granted, json!([uri]));
+    updates
 }
 
 /// Calls a tool that tells four times how far it is, and returns its answer.
@@ -93,11 +124,23 @@ async fn told(app: &App, tool: &str, arguments: Value) -> Value {
 }
 
 #[tokio::test]
-async fn server_everything_over_http_is_served_as_if_it_were_modern() {
+async fn server_everything_over_either_transport_is_served_as_if_it_were_modern() {
+    for (mode, path) in [("streamableHttp", "/mcp"), ("sse", "/sse")] {
+        let served = serve_everything(mode);
+        everything(&served.url.replace("/mcp", path)).await;
+    }
+}
+
+/// Starts server-everything, reachable from this machine alone.
+pub fn serve_everything(mode: &str) -> Served {
     let script = npm("server-everything");
     let preload = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/loopback.cjs");
-    let served = Served::start("node", &["-r", preload, &script, "streamableHttp"]);
-    let app = App::start(vec![remote(&served.url)]).await;
+    Served::start("node", &["-r", preload, &script, mode])
+}
+
+/// Does what server-everything is there for, at this address.
+async fn everything(url: &str) {
+    let app = App::start(vec![remote(url)]).await;
     let echo = app.call("remote_echo", json!({"message": "häi"})).await;
     assert_eq!(
         echo.body["result"]["content"][0]["text"], "Echo: häi",
@@ -111,7 +154,46 @@ async fn server_everything_over_http_is_served_as_if_it_were_modern() {
     let uri = &resources["result"]["resources"][0]["uri"];
     let read = app.ask("resources/read", json!({"uri": uri})).await.body;
     assert!(read["result"]["contents"][0].is_object(), "{read}");
+    let mut updates = watch(&app, uri.as_str().unwrap()).await;
+    app.call("remote_toggle-subscriber-updates", json!({}))
+        .await;
+    let told = updates.next().await.unwrap();
+    assert_eq!(told["params"]["uri"], *uri, "{told}");
+    let form = json!({"action": "accept", "content": {"name": "Ana", "check": true}});
+    let elicited = asked(&app, "remote_trigger-elicitation-request", form).await;
+    assert!(elicited.to_string().contains("Ana"), "{elicited}");
+    let roots = json!({"roots": [{"uri": "file:///srv", "name": "srv"}]});
+    let listed = asked(&app, "remote_get-roots-list", roots).await;
+    assert!(listed.to_string().contains("file:///srv"), "{listed}");
     app.mounts.stop().await;
+}
+
+/// A server of the oldest transport whose stream names an endpoint for messages.
+async fn stream_with_endpoint(endpoint: String) -> String {
+    let stream =
+        axum::routing::get(async move || events(format!("event: endpoint\ndata: {endpoint}\n\n")));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/sse", listener.local_addr().unwrap());
+    let router = Router::new().route("/sse", stream);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test]
+async fn messages_and_the_credential_go_to_no_other_origin() {
+    let (elsewhere, url) = Rude::open().await;
+    for transport in [Transport::Auto, Transport::Sse] {
+        let mut spec = with(&stream_with_endpoint(url.clone()).await, let_in());
+        if let Kind::Http(http) = &mut spec.kind {
+            http.transport = transport;
+        }
+        let app = App::start(vec![spec]).await;
+        let list = app.ask("tools/list", json!({})).await.body;
+        let missing = &list["result"]["_meta"]["dev.sweetmcp/missing"][0];
+        assert_eq!(missing["plugin"], "remote", "{list}");
+        app.mounts.stop().await;
+    }
+    assert_eq!(*elsewhere.seen.lock().unwrap(), []);
 }
 
 #[tokio::test]
@@ -126,6 +208,16 @@ async fn a_stateless_server_of_the_newest_revision_is_served_and_tells_of_change
     assert_eq!(slow["result"]["content"][0]["text"], "done", "{slow}");
     app.call("remote_grow", json!({})).await;
     app.until_answered("remote_grown").await;
+    let mut updates = watch(&app, "x://watched").await;
+    let touch = async || app.call("remote_touch", json!({})).await;
+    // The server is asked anew for what is watched, so it may not hear of it at once.
+    let touching = until("it is told", async || {
+        (touch().await.outcome != "ok").then_some(())
+    });
+    tokio::select! {
+        told = updates.next() => assert_eq!(told.unwrap()["params"]["uri"], "x://watched"),
+        () = touching => panic!("the tool failed"),
+    }
     app.mounts.stop().await;
 }
 
@@ -135,6 +227,10 @@ struct Rude {
     sessions: Arc<AtomicUsize>,
     /// Every verb and method, with the session.
     seen: Arc<Mutex<Vec<(String, String)>>>,
+    /// What clients answered, by the id of the question.
+    answers: Arc<watch::Sender<HashMap<String, Value>>>,
+    /// The answer that waits for whoever asks for the rest of a stream.
+    rest: Arc<Mutex<Option<Value>>>,
 }
 
 impl Rude {
@@ -157,6 +253,23 @@ impl Rude {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|(method, _)| method == what).count()
     }
+
+    /// Waits for the answer to a question, and makes it the result of the call that asked.
+    async fn answered(self, question: String, id: Value) -> String {
+        let mut answers = self.answers.subscribe();
+        let answers = answers.wait_for(|answers| answers.contains_key(&question));
+        let answer = answers.await.unwrap()[&question].clone();
+        let result = json!({"content": [], "structuredContent": {"answer": answer}});
+        event(&json!({"jsonrpc": "2.0", "id": id, "result": result}))
+    }
+}
+
+fn event(message: &Value) -> String {
+    format!("data: {message}\n\n")
+}
+
+fn events(text: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream")], text.into()).into_response()
 }
 
 async fn serve(State(rude): State<Rude>, verb: Method, head: HeaderMap, body: Bytes) -> Response {
@@ -184,7 +297,7 @@ async fn serve(State(rude): State<Rude>, verb: Method, head: HeaderMap, body: By
     if method == "initialize" {
         rude.sessions.fetch_add(1, Ordering::SeqCst);
         let mut answer = result(
-            json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "rude", "version": "1"}}),
+            json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}, "logging": {}}, "serverInfo": {"name": "rude", "version": "1"}}),
         );
         answer
             .headers_mut()
@@ -197,7 +310,7 @@ async fn serve(State(rude): State<Rude>, verb: Method, head: HeaderMap, body: By
     assert_eq!(text("mcp-protocol-version"), "2025-06-18");
     match (method.as_str(), message["params"]["name"].as_str()) {
         ("tools/list", _) => {
-            let names = ["fine", "hang", "cut", "html", "large"];
+            let names = ["fine", "hang", "cut", "html", "large", "ask", "late", "log"];
             result(
                 json!({"tools": names.map(|name| json!({"name": name, "inputSchema": {"type": "object"}}))}),
             )
@@ -209,16 +322,50 @@ async fn serve(State(rude): State<Rude>, verb: Method, head: HeaderMap, body: By
             tokio::time::sleep(Duration::from_secs(60)).await;
             StatusCode::OK.into_response()
         }
-        ("tools/call", Some("cut")) => (
-            [(header::CONTENT_TYPE, "text/event-stream")],
-            ": nothing follows\n\n",
-        )
-            .into_response(),
-        ("tools/call", Some("large")) => (
-            [(header::CONTENT_TYPE, "text/event-stream")],
-            format!("data: {}", "x".repeat(2 << 20)),
-        )
-            .into_response(),
+        ("tools/call", Some("cut")) => events(": nothing follows\n\n"),
+        ("tools/call", Some("large")) => events(format!("data: {}", "x".repeat(2 << 20))),
+        ("tools/call", Some("ask")) => {
+            let question = format!("q-{}", message["id"]);
+            let params =
+                json!({"message": "who?", "requestedSchema": {"type": "object", "properties": {}}});
+            let asks = json!({"jsonrpc": "2.0", "id": question, "method": "elicitation/create", "params": params});
+            let asked = stream::iter([event(&asks)]);
+            let answered = stream::once(rude.answered(question, message["id"].clone()));
+            events(Body::from_stream(
+                asked.chain(answered).map(Ok::<_, std::io::Error>),
+            ))
+        }
+        ("tools/call", Some("late")) => {
+            let result = json!({"content": [], "structuredContent": {"late": true}});
+            let answer = json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
+            *rude.rest.lock().unwrap() = Some(answer);
+            events("id: 7\nretry: 100\ndata:\n\n")
+        }
+        ("tools/call", Some("log")) => {
+            let log = json!({"level": "warning", "data": "careful"});
+            let log = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": log});
+            let result = json!({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}});
+            events(event(&log) + &event(&result))
+        }
+        ("logging/setLevel", _) => {
+            assert_eq!(message["params"]["level"], "notice");
+            result(json!({}))
+        }
+        ("POST", _) => {
+            let id = message["id"].as_str().unwrap().to_owned();
+            let answer = message["result"].clone();
+            rude.answers
+                .send_modify(|answers| drop(answers.insert(id, answer)));
+            StatusCode::ACCEPTED.into_response()
+        }
+        ("GET", _) if text("last-event-id") == "7" => {
+            // The first who asks for the rest is asked to come again.
+            if rude.saw("GET") < 3 {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
+            let rest = rude.rest.lock().unwrap().take();
+            events(event(&rest.expect("it is asked for once")))
+        }
         ("tools/call", _) => "<html>".into_response(),
         ("GET", _) => StatusCode::METHOD_NOT_ALLOWED.into_response(),
         _ => StatusCode::ACCEPTED.into_response(),
@@ -265,14 +412,77 @@ async fn a_forgotten_session_is_begun_again_without_an_error_and_ended_in_the_en
     assert_eq!(rude.saw("DELETE"), 1);
 }
 
+fn let_in() -> Credential {
+    Credential {
+        headers: [("authorization".to_owned(), "Bearer right".to_owned())].into(),
+        ..Credential::default()
+    }
+}
+
+#[tokio::test]
+async fn questions_on_a_calls_own_stream_reach_its_client_whoever_else_is_asked() {
+    let (rude, url) = Rude::open().await;
+    let app = App::start(vec![with(&url, let_in())]).await;
+    let params = json!({"name": "remote_ask", "arguments": {}});
+    let asked = ["ana", "bob"].map(|who| app.call_as(who, params.clone()));
+    let asked = futures::future::join_all(asked).await;
+    for (who, asked) in ["ana", "bob"].into_iter().zip(&asked).rev() {
+        let result = &asked.body["result"];
+        let question = &result["inputRequests"]["q1"];
+        assert_eq!(question["params"]["message"], "who?", "{asked:?}");
+        let answer = json!({"action": "accept", "content": {"name": who}});
+        let mut again = params.clone();
+        again["requestState"] = result["requestState"].clone();
+        again["inputResponses"] = json!({"q1": answer});
+        let done = app.call_as(who, again).await;
+        let got = &done.body["result"]["structuredContent"]["answer"];
+        assert_eq!(*got, answer, "{done:?}");
+    }
+    // A client that says nothing of it is not asked, and the server is told.
+    let done = app.call("remote_ask", json!({})).await;
+    assert_eq!(done.outcome, "ok");
+    assert_eq!(rude.saw("notifications/cancelled"), 0);
+    app.mounts.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_read_on_after_its_last_event() {
+    let (rude, url) = Rude::open().await;
+    let app = App::start(vec![with(&url, let_in())]).await;
+    let late = app.call("remote_late", json!({})).await;
+    assert_eq!(
+        late.body["result"]["structuredContent"]["late"], true,
+        "{late:?}"
+    );
+    // The session's own stream, the one that was refused, and the rest.
+    assert_eq!((rude.saw("GET"), rude.saw("tools/call")), (3, 1));
+    app.mounts.stop().await;
+}
+
+#[tokio::test]
+async fn an_older_server_logs_what_clients_want_to_hear() {
+    let (rude, url) = Rude::open().await;
+    let app = App::start(vec![with(&url, let_in())]).await;
+    let level = |level: &str| json!({"name": "remote_log", "_meta": {"io.modelcontextprotocol/logLevel": level}});
+    for wanted in ["notice", "warning"] {
+        let told = app.stream("tools/call", level(wanted)).await.rest().await;
+        assert_eq!(told[0]["params"]["data"], "careful", "{wanted}: {told:?}");
+        assert_eq!(told.len(), 2, "{wanted}: {told:?}");
+    }
+    let quiet = app.ask("tools/call", level("error")).await;
+    assert!(quiet.body["result"].is_object(), "{quiet:?}");
+    assert_eq!(
+        rude.saw("logging/setLevel"),
+        1,
+        "the first was the least grave"
+    );
+    app.mounts.stop().await;
+}
+
 #[tokio::test]
 async fn what_a_remote_server_does_wrong_costs_the_call_alone() {
     let (rude, url) = Rude::open().await;
-    let credential = Credential {
-        headers: [("authorization".to_owned(), "Bearer right".to_owned())].into(),
-        ..Credential::default()
-    };
-    let app = App::start(vec![with(&url, credential)]).await;
+    let app = App::start(vec![with(&url, let_in())]).await;
     for (tool, cause) in [
         ("remote_hang", mcp::Cause::Timeout),
         ("remote_cut", mcp::Cause::UpstreamBroken),

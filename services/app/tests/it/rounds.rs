@@ -186,8 +186,10 @@ async fn tasks_and_completions_find_their_plugin() {
     assert_ne!(id, "t-1");
     let get = async |who: &str, id: &str| {
         let headers = [("sweetmcp-principal", who)];
-        app.ask_with("tasks/get", json!({"taskId": id}), &headers)
-            .await
+        let extensions = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+        let mut params = json!({"taskId": id});
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = extensions;
+        app.ask_with("tasks/get", params, &headers).await
     };
     let got = get("ana", &id).await;
     assert_eq!(got.body["result"]["taskId"], id);

@@ -9,7 +9,7 @@ use std::{
 
 use app::plugin::{
     credential::{Credential, OauthSpec, Users, oauth::SubjectSpec},
-    http::HttpSpec,
+    http::{HttpSpec, Transport},
     mounts::{Kind, Spec},
     openapi::OpenapiSpec,
 };
@@ -205,6 +205,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
     std::fs::write(&document, api.to_string()).unwrap();
     let remote = Kind::Http(HttpSpec {
         url: format!("{url}/mcp"),
+        transport: Transport::default(),
         credential: credential.clone(),
         start_timeout: Duration::from_secs(20),
         call_timeout: Duration::from_secs(20),
@@ -226,6 +227,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
         .map(|(name, kind)| Spec {
             name: name.to_owned(),
             prefix: format!("{name}_"),
+            names: Default::default(),
             scopes: Vec::new(),
             telling: app::plugin::Telling::default(),
             kind,

@@ -10,6 +10,7 @@ use crate::members::{Members, is_object, raw_of};
 use crate::revision::Revision;
 
 use super::result::{CacheHint, put_modern};
+use super::tasks;
 
 /// What an `initialize` asks for.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ pub fn read_initialize(params: Option<&RawValue>) -> Result<Initialize, Failure>
         revision: Revision::negotiate(&params.protocol_version),
         client: ClientMeta {
             info: params.client_info,
-            // An older client that asks for tasks is served without them: see the table in README.md.
+            // Whether it reads tasks is known from what it asks for.
             capabilities: without_tasks(&capabilities),
         },
     })
@@ -125,7 +126,11 @@ impl OldServer {
     pub fn discover_result(&self, hint: CacheHint) -> Box<RawValue> {
         let mut result = Members::default();
         result.push("supportedVersions", raw_of(&[Revision::LATEST.as_str()]));
-        result.push("capabilities", without_tasks(&self.capabilities));
+        let mut capabilities = without_tasks(&self.capabilities);
+        if tasks::is_taken_by(&self.capabilities) {
+            capabilities = tasks::declared(&capabilities);
+        }
+        result.push("capabilities", capabilities);
         if let Some(instructions) = &self.instructions {
             result.push("instructions", raw_of(instructions));
         }
@@ -166,11 +171,22 @@ pub fn initialize_result(
     let server_info = meta.get(META_SERVER_INFO).ok_or_else(upstream)?;
     serde_json::value::to_raw_value(&Initialized {
         protocol_version: revision.as_str(),
-        capabilities: &without_tasks(&discover.capabilities),
+        capabilities: &older_capabilities(&discover.capabilities, revision),
         server_info: &older_info(server_info, revision),
         instructions: discover.instructions.as_deref(),
     })
     .map_err(|_| Failure::new(Cause::Internal))
+}
+
+/// Tasks stand elsewhere in 2025-11-25, and nowhere before.
+fn older_capabilities(capabilities: &RawValue, revision: Revision) -> Box<RawValue> {
+    let older = without_tasks(capabilities);
+    if revision < Revision::V2025_11_25 || !tasks::is_extension_of(capabilities) {
+        return older;
+    }
+    let mut members = Members::parse(&older).unwrap_or_default();
+    members.set("tasks", tasks::legacy_capability());
+    members.to_raw()
 }
 
 /// A server's name without what the revision does not know.
@@ -228,6 +244,31 @@ mod tests {
         ] {
             assert!(OldServer::read(&raw(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn tasks_are_announced_as_each_era_has_them() {
+        let old = |tasks: &str| {
+            let text = format!(
+                r#"{{"protocolVersion":"2025-11-25","capabilities":{{"tasks":{tasks}}},"serverInfo":{{"name":"s","version":"1"}}}}"#
+            );
+            OldServer::read(&raw(&text))
+                .unwrap()
+                .discover_result(CacheHint::NONE)
+        };
+        let takes = old(r#"{"requests":{"tools":{"call":{}}}}"#);
+        assert!(
+            takes
+                .get()
+                .contains(r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#)
+        );
+        assert!(!old(r#"{"list":{}}"#).get().contains("tasks"));
+        let newest = initialize_result(&takes, Revision::V2025_11_25).unwrap();
+        let told =
+            r#""capabilities":{"tasks":{"cancel":{},"list":{},"requests":{"tools":{"call":{}}}}}"#;
+        assert!(newest.get().contains(told), "{newest}");
+        let older = initialize_result(&takes, Revision::V2025_06_18).unwrap();
+        assert!(older.get().contains(r#""capabilities":{}"#), "{older}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::notification::{
 };
 use crate::revision::Revision;
 
+use super::tasks::{self, Task};
+
 /// What a server says that it tells unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServerTells {
@@ -25,6 +27,8 @@ pub struct ServerTells {
     pub resources: bool,
     /// `resources.subscribe`
     pub updates: bool,
+    /// The tasks extension
+    pub tasks: bool,
 }
 
 impl ServerTells {
@@ -44,6 +48,7 @@ impl ServerTells {
             prompts: says("prompts", "listChanged"),
             resources: says("resources", "listChanged"),
             updates: says("resources", "subscribe"),
+            tasks: tasks::is_extension_of(capabilities),
         }
     }
 
@@ -58,7 +63,10 @@ impl ServerTells {
                 true => wanted.resource_subscriptions.clone(),
                 false => Vec::new(),
             },
-            task_ids: Vec::new(),
+            task_ids: match self.tasks {
+                true => wanted.task_ids.clone(),
+                false => Vec::new(),
+            },
         }
     }
 }
@@ -82,16 +90,21 @@ pub enum Heard {
 }
 
 impl OldClientStream {
-    /// A stream for a client of `revision` that subscribed to `uris`: older clients hear of every list
-    /// that the server tells of, without asking.
+    /// A stream for a client of `revision` that subscribed to `uris` and has these tasks: older clients hear
+    /// of every list that the server tells of, without asking, and of their tasks.
     #[must_use]
-    pub fn new(revision: Revision, tells: ServerTells, uris: Vec<String>) -> OldClientStream {
+    pub fn new(
+        revision: Revision,
+        tells: ServerTells,
+        uris: Vec<String>,
+        tasks: Vec<String>,
+    ) -> OldClientStream {
         let all = Filter {
             tools_list_changed: true,
             prompts_list_changed: true,
             resources_list_changed: true,
             resource_subscriptions: uris,
-            task_ids: Vec::new(),
+            task_ids: tasks,
         };
         OldClientStream {
             revision,
@@ -117,14 +130,27 @@ impl OldClientStream {
             Message::Response { .. } => return Heard::Ended,
             Message::Request { .. } => return Heard::Nothing,
         };
-        let wanted = Notification::read(method, params).is_ok_and(|told| self.filter.wants(&told))
-            && Method::parse(method).is_in(self.revision);
-        if !wanted {
+        let read = Notification::read(method, params);
+        if !read.as_ref().is_ok_and(|told| self.filter.wants(told)) {
+            return Heard::Nothing;
+        }
+        if let Ok(Notification::Task { .. }) = read {
+            return match params.map(Task::read) {
+                Some(Ok(task)) => Heard::Send(task_status(&task)),
+                _ => Heard::Nothing,
+            };
+        }
+        if !Method::parse(method).is_in(self.revision) {
             return Heard::Nothing;
         }
         let params = with_meta(params, META_SUBSCRIPTION_ID, None);
         Heard::Send(envelope::write_notification(method, params.as_deref()))
     }
+}
+
+fn task_status(task: &Task<'_>) -> Vec<u8> {
+    let params = with_meta(Some(&task.legacy()), META_SUBSCRIPTION_ID, None);
+    envelope::write_notification(Method::TaskStatus.as_str(), params.as_deref())
 }
 
 /// What a client may have missed whose `subscriptions/listen` stands anew, told in place of the new
@@ -331,6 +357,7 @@ mod tests {
         prompts: true,
         resources: true,
         updates: true,
+        tasks: true,
     };
 
     fn raw(text: &str) -> Box<RawValue> {
@@ -344,17 +371,23 @@ mod tests {
     #[test]
     fn an_old_clients_stream_listens_for_all_that_the_server_tells() {
         let tells = ServerTells::read(&raw(
-            r#"{"tools":{"listChanged":true},"prompts":{},"resources":{"subscribe":true}}"#,
+            r#"{"tools":{"listChanged":true},"prompts":{},"resources":{"subscribe":true},"extensions":{"io.modelcontextprotocol/tasks":{}}}"#,
         ));
-        let stream = OldClientStream::new(Revision::V2025_03_26, tells, vec!["a:b".into()]);
+        let stream = OldClientStream::new(
+            Revision::V2025_11_25,
+            tells,
+            vec!["a:b".into()],
+            vec!["t".into()],
+        );
         assert_eq!(
             stream.params().unwrap().get(),
-            r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a:b"]}}"#
+            r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a:b"],"taskIds":["t"]}}"#
         );
         let silent = OldClientStream::new(
             Revision::V2025_03_26,
             ServerTells::default(),
             vec!["a:b".into()],
+            vec!["t".into()],
         );
         assert!(silent.params().is_none());
     }
@@ -365,7 +398,8 @@ mod tests {
             prompts: false,
             ..ALL
         };
-        let stream = OldClientStream::new(Revision::V2025_11_25, tells, vec!["a:b".into()]);
+        let (uris, tasks) = (vec!["a:b".into()], vec!["t".into()]);
+        let stream = OldClientStream::new(Revision::V2025_11_25, tells, uris, tasks);
         let meta = r#""_meta":{"io.modelcontextprotocol/subscriptionId":1}"#;
         for (message, heard) in [
             (
@@ -392,6 +426,18 @@ mod tests {
             ),
             (
                 format!(r#"{{"method":"notifications/prompts/list_changed","params":{{{meta}}}}}"#),
+                "nothing",
+            ),
+            (
+                format!(
+                    r#"{{"method":"notifications/tasks","params":{{"taskId":"t","status":"completed","ttlMs":1,"result":{{}},{meta}}}}}"#
+                ),
+                r#"{"method":"notifications/tasks/status","params":{"taskId":"t","status":"completed","ttl":1}}"#,
+            ),
+            (
+                format!(
+                    r#"{{"method":"notifications/tasks","params":{{"taskId":"x","status":"working",{meta}}}}}"#
+                ),
                 "nothing",
             ),
             (r#"{"id":1,"result":{}}"#.into(), "ended"),

@@ -11,6 +11,11 @@
 //!
 //! The requests to the client have ids that begin with the call's own prefix, so that whoever receives an
 //! answer can tell which call it is for.
+//!
+//! A call of 2025-11-25 that wants a task, and requests about tasks, go through the same machine: `tasks`
+//! has what is special of them.
+
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
@@ -25,6 +30,11 @@ use crate::notification::{self, Level, Notification, with_meta};
 use crate::revision::Revision;
 
 use super::result::{error_to_legacy, to_legacy};
+use super::tasks::{Kept, declared, is_wanted_by, related};
+
+mod tasks;
+
+use tasks::Goal;
 
 /// Most times that a server may ask within one call.
 pub const ROUNDS_MAX: u32 = 16;
@@ -48,6 +58,8 @@ pub struct Setup<'a> {
     pub level: Option<Level>,
     /// Named in errors of our own.
     pub request_id: String,
+    /// The time as RFC 3339 has it, for a task that is made here.
+    pub now: String,
 }
 
 /// What happened.
@@ -64,6 +76,8 @@ pub enum Input<'a> {
         /// Its result or error object.
         result: Result<&'a RawValue, &'a RawValue>,
     },
+    /// The pause of [`Output::Wait`] is over.
+    Waited,
     /// The client does not want the answer any more.
     Cancel,
     /// Time is over.
@@ -87,6 +101,19 @@ pub enum Output {
     Call(Box<Call>),
     /// Let the server know that nobody waits: close the stream of the call that is under way.
     Abandon,
+    /// Step with [`Input::Waited`] after this pause.
+    Wait(Duration),
+    /// Call the server whatever becomes of this call; nobody waits for the answer.
+    Tell(Box<Call>),
+    /// The session has a new task: take note of it, then send the response. The call is over.
+    Made {
+        /// The task's id.
+        task: String,
+        /// What it came to, if this is to be kept for the client: no server knows the task.
+        kept: Option<Kept>,
+        /// The response.
+        answer: Vec<u8>,
+    },
     /// Send the response. The call is over.
     Answer(Vec<u8>),
     /// The call is over without a response.
@@ -109,6 +136,8 @@ enum Phase {
         open: Vec<Question>,
         retry: Retry,
     },
+    /// The server is asked again after a pause.
+    Waiting,
     Over,
 }
 
@@ -125,6 +154,14 @@ pub struct OldClientCall {
     prefix: String,
     level: Option<Level>,
     request_id: String,
+    now: String,
+    /// What the server was asked last.
+    under_way: Method,
+    goal: Goal,
+    /// Requests to the server after the first that are no retries.
+    again: u32,
+    /// Questions of the task that the server was brought answers to.
+    answered: Vec<String>,
     rounds: u32,
     asked: u32,
     progress: Option<f64>,
@@ -138,37 +175,52 @@ impl OldClientCall {
     /// [`Cause::MethodNotFound`] for a method that has no modern form, [`Cause::InvalidParams`] when the
     /// parameters do not fit.
     pub fn start(setup: Setup<'_>) -> Result<(OldClientCall, Call), Failure> {
-        if !setup.method.is_in(setup.revision) || !setup.method.is_modern() {
+        let is_served = setup.method.is_modern() || setup.method == Method::TasksResult;
+        if !setup.method.is_in(setup.revision) || !is_served {
             return Err(Failure::new(Cause::MethodNotFound));
         }
-        let call = OldClientCall {
+        let goal = Goal::of(&setup)?;
+        let mut client = setup.client.clone();
+        if goal != Goal::Answer {
+            client.capabilities = declared(&client.capabilities);
+        }
+        let mut call = OldClientCall {
             revision: setup.revision,
             capabilities: ClientCapabilities::read(&setup.client.capabilities),
-            client: setup.client.clone(),
+            client,
             id: setup.id,
             params: modern_params(setup.params, setup.level)?,
+            under_way: setup.method.clone(),
             method: setup.method,
             prefix: setup.prefix,
             level: setup.level,
             request_id: setup.request_id,
+            now: setup.now,
+            goal,
+            again: 0,
+            answered: Vec::new(),
             rounds: 0,
             asked: 0,
             progress: None,
             phase: Phase::Calling,
         };
-        let first = Call::new(
-            Some(call.id.clone()),
-            call.method.clone(),
-            Some(&call.params),
-            &call.client,
-        )?;
+        let first = call.first()?;
         Ok((call, first))
     }
 
-    /// Whether the client is asked and no call is under way at the server.
+    /// The first request. What is to become of a task is looked up before anything else.
+    fn first(&mut self) -> Result<Call, Failure> {
+        if let Goal::Cancellation { .. } | Goal::Outcome { .. } = self.goal {
+            self.under_way = Method::TasksGet;
+        }
+        let id = Some(self.id.clone());
+        Call::new(id, self.under_way.clone(), Some(&self.params), &self.client)
+    }
+
+    /// Whether no call is under way at the server: the client is asked, or it is waited for.
     #[must_use]
     pub fn is_asking(&self) -> bool {
-        matches!(self.phase, Phase::Asking { .. })
+        matches!(self.phase, Phase::Asking { .. } | Phase::Waiting)
     }
 
     /// Whether the call is over.
@@ -192,16 +244,25 @@ impl OldClientCall {
             }
             (Phase::Calling, Input::Server(message)) => self.server(message),
             (Phase::Asking { .. }, Input::Answer { id, result }) => self.answer(id, result),
-            // The server is not under way while the client is asked, and the reverse.
-            (Phase::Asking { .. }, Input::Server(_)) | (Phase::Calling, Input::Answer { .. }) => {
-                Vec::new()
-            }
+            (Phase::Waiting, Input::Waited) => self.look_again(),
+            // Late, or of nothing that is waited for.
+            (_, Input::Server(_) | Input::Answer { .. } | Input::Waited) => Vec::new(),
         }
     }
 
     fn server(&mut self, message: Message<'_>) -> Vec<Output> {
         match message {
             Message::Notification { method, params } => self.told(&method, params),
+            Message::Response {
+                result: Err(error), ..
+            } if self.goal == Goal::Answer && is_wanted_by(error) => {
+                // The server has but a task to offer, and did not look at the call. So it is called for the
+                // task, which is followed to its end here.
+                self.client.capabilities = declared(&self.client.capabilities);
+                self.goal = Goal::Followed;
+                let params = self.params.clone();
+                self.call_again(self.method.clone(), &params)
+            }
             Message::Response {
                 result: Err(error), ..
             } => {
@@ -211,13 +272,10 @@ impl OldClientCall {
             }
             Message::Response {
                 result: Ok(result), ..
-            } => match self.result(result) {
-                Ok(outputs) => outputs,
-                Err(failure) => {
-                    let answer = self.failed(&failure);
-                    self.over(answer)
-                }
-            },
+            } => {
+                let outputs = self.result(result);
+                self.or_failed(outputs)
+            }
             // A modern server sends no requests.
             Message::Request { .. } => Vec::new(),
         }
@@ -252,13 +310,15 @@ impl OldClientCall {
 
     fn result(&mut self, result: &RawValue) -> Result<Vec<Output>, Failure> {
         match ResultType::of(result)? {
-            ResultType::InputRequired if self.method.may_require_input() => {
+            ResultType::InputRequired if self.under_way.may_require_input() => {
                 self.ask(InputRequired::read(result)?)
             }
-            // A task was not asked for, and an extension's result is none that this client can read.
-            ResultType::InputRequired | ResultType::Task | ResultType::Other(_) => {
+            ResultType::Task => self.became_a_task(result),
+            // An extension's result is none that this client can read.
+            ResultType::InputRequired | ResultType::Other(_) => {
                 Err(Failure::new(Cause::UpstreamInvalid))
             }
+            ResultType::Complete if self.goal.is_of_a_task() => self.of_a_task(result),
             ResultType::Complete => {
                 let result = to_legacy(&self.method, result, self.revision)?;
                 let answer = Output::Answer(envelope::write_result(&self.id, &result));
@@ -334,6 +394,10 @@ impl OldClientCall {
     /// for a visit to a URL.
     fn question_params(&self, request: &InputRequest, id: &Id) -> Option<Box<RawValue>> {
         let raw = request.params.as_deref()?;
+        let raw = &*match &self.goal {
+            Goal::Outcome { task } => related(raw, task),
+            _ => raw.to_owned(),
+        };
         let Ok(mut params) = Members::parse(raw) else {
             return Some(raw.to_owned());
         };
@@ -379,10 +443,8 @@ impl OldClientCall {
             return Vec::new();
         }
         let retry = std::mem::take(retry);
-        self.retry(&retry).unwrap_or_else(|failure| {
-            let answer = self.failed(&failure);
-            self.over(answer)
-        })
+        let outputs = self.retry(&retry);
+        self.or_failed(outputs)
     }
 
     /// The client would not sample or list its roots, and a retry has no way to say so.
@@ -401,6 +463,13 @@ impl OldClientCall {
     }
 
     fn retry(&mut self, retry: &Retry) -> Result<Vec<Output>, Failure> {
+        match self.goal {
+            Goal::Outcome { .. } | Goal::Hidden { .. } => self.update(retry),
+            _ => self.call_anew(retry),
+        }
+    }
+
+    fn call_anew(&mut self, retry: &Retry) -> Result<Vec<Output>, Failure> {
         let mut params = Members::parse(&self.params).map_err(|_| Failure::new(Cause::Internal))?;
         retry.put(&mut params);
         let params = params.to_raw();
@@ -413,6 +482,13 @@ impl OldClientCall {
 
     fn failed(&self, failure: &Failure) -> Output {
         Output::Answer(failure.to_json_rpc(Some(&self.id), &self.request_id))
+    }
+
+    fn or_failed(&mut self, outputs: Result<Vec<Output>, Failure>) -> Vec<Output> {
+        outputs.unwrap_or_else(|failure| {
+            let answer = self.failed(&failure);
+            self.over(answer)
+        })
     }
 
     fn over(&mut self, last: Output) -> Vec<Output> {
@@ -428,8 +504,9 @@ impl OldClientCall {
                 .iter()
                 .map(|question| Output::Send(notification::cancelled(&question.id, Some(why))))
                 .collect(),
-            Phase::Over => Vec::new(),
+            Phase::Waiting | Phase::Over => Vec::new(),
         };
+        outputs.extend(self.give_up());
         outputs.push(last);
         outputs
     }
@@ -446,8 +523,8 @@ impl Declined {
     const CANCEL: Declined = Declined { action: "cancel" };
 }
 
-/// The parameters for a modern server: the level stands in `_meta`, and a wish for a task is not served,
-/// since a server that declares no tasks must ignore it.
+/// The parameters for a modern server: the level stands in `_meta`, and whether a call becomes a task is the
+/// server's to say.
 fn modern_params(given: Option<&RawValue>, level: Option<Level>) -> Result<Box<RawValue>, Failure> {
     let invalid = |text: &str| Failure::say(Cause::InvalidParams, text);
     let mut params = match given {
@@ -482,10 +559,10 @@ mod tests {
     }
 
     /// A call that is played line by line: what goes in, and what comes out.
-    struct Play(OldClientCall);
+    pub(super) struct Play(pub(super) OldClientCall);
 
     impl Play {
-        fn begin(
+        pub(super) fn begin(
             revision: Revision,
             capabilities: &str,
             method: &str,
@@ -504,6 +581,7 @@ mod tests {
                 prefix: "p".into(),
                 level: Some(Level::Info),
                 request_id: "r-1".into(),
+                now: "now".into(),
             })
             .unwrap();
             (Play(call), show(Output::Call(Box::new(first))))
@@ -519,18 +597,18 @@ mod tests {
             .0
         }
 
-        fn server(&mut self, message: &str) -> Vec<String> {
+        pub(super) fn server(&mut self, message: &str) -> Vec<String> {
             let Ok(Body::One(Ok(message))) = envelope::read(message.as_bytes()) else {
                 panic!("no message: {message}");
             };
             self.step(Input::Server(message))
         }
 
-        fn result(&mut self, result: &str) -> Vec<String> {
+        pub(super) fn result(&mut self, result: &str) -> Vec<String> {
             self.server(&format!(r#"{{"jsonrpc":"2.0","id":7,"result":{result}}}"#))
         }
 
-        fn answer(&mut self, id: &str, result: Result<&str, &str>) -> Vec<String> {
+        pub(super) fn answer(&mut self, id: &str, result: Result<&str, &str>) -> Vec<String> {
             let id = Id::from_text(id);
             let (ok, text) = match result {
                 Ok(text) => (true, raw(text)),
@@ -540,7 +618,7 @@ mod tests {
             self.step(Input::Answer { id: &id, result })
         }
 
-        fn step(&mut self, input: Input<'_>) -> Vec<String> {
+        pub(super) fn step(&mut self, input: Input<'_>) -> Vec<String> {
             self.0.step(input).into_iter().map(show).collect()
         }
     }
@@ -556,6 +634,11 @@ mod tests {
             Output::Send(bytes) => format!("send {}", text(bytes)),
             Output::Ask { message, .. } => format!("ask {}", text(message)),
             Output::Call(call) => format!("call {}", text(call.body.to_vec())),
+            Output::Wait(pause) => format!("wait {}", pause.as_millis()),
+            Output::Tell(call) => format!("tell {}", text(call.body.to_vec())),
+            Output::Made { task, kept, answer } => {
+                format!("made {task} {} {}", kept.is_some(), text(answer))
+            }
             Output::Abandon => "abandon".into(),
             Output::Answer(bytes) => format!("answer {}", text(bytes)),
             Output::Close => "close".into(),
@@ -795,6 +878,7 @@ mod tests {
                 prefix: "p".into(),
                 level: None,
                 request_id: "r".into(),
+                now: String::new(),
             };
             assert_eq!(
                 OldClientCall::start(setup).unwrap_err().cause,

@@ -219,6 +219,9 @@ fn older_tool(tool: &mut Members<'_>, revision: Revision) {
     if revision < Revision::V2025_03_26 {
         tool.remove("annotations");
     }
+    if revision < Revision::V2025_11_25 {
+        tool.remove("execution");
+    }
     older_item(tool, revision);
 }
 
@@ -400,7 +403,7 @@ mod tests {
 
     #[test]
     fn tools_are_listed_as_the_revision_knows_them() {
-        let modern = r#"{"tools":[{"name":"t","title":"T","inputSchema":{"type":"object"},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"icons":[],"_meta":{},"vendor":1.0},7],"nextCursor":"c","ttlMs":1,"cacheScope":"public","resultType":"complete"}"#;
+        let modern = r#"{"tools":[{"name":"t","title":"T","inputSchema":{"type":"object"},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"icons":[],"_meta":{},"execution":{"taskSupport":"optional"},"vendor":1.0},7],"nextCursor":"c","ttlMs":1,"cacheScope":"public","resultType":"complete"}"#;
         check(
             Method::ToolsList,
             modern,
@@ -408,7 +411,7 @@ mod tests {
                 r#"{"tools":[{"name":"t","inputSchema":{"type":"object"},"vendor":1.0},7],"nextCursor":"c"}"#,
                 r#"{"tools":[{"name":"t","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true,"title":"T"},"vendor":1.0},7],"nextCursor":"c"}"#,
                 r#"{"tools":[{"name":"t","title":"T","inputSchema":{"type":"object"},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"_meta":{},"vendor":1.0},7],"nextCursor":"c"}"#,
-                r#"{"tools":[{"name":"t","title":"T","inputSchema":{"type":"object"},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"icons":[],"_meta":{},"vendor":1.0},7],"nextCursor":"c"}"#,
+                r#"{"tools":[{"name":"t","title":"T","inputSchema":{"type":"object"},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"icons":[],"_meta":{},"execution":{"taskSupport":"optional"},"vendor":1.0},7],"nextCursor":"c"}"#,
             ],
         );
         let array = r#"{"tools":[{"name":"t","inputSchema":{},"outputSchema":{"type":"array"}}]}"#;

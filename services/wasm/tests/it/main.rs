@@ -7,6 +7,7 @@
 )]
 
 mod examples;
+mod grants;
 mod harness;
 mod rude;
 mod told;

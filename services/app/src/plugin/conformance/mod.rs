@@ -2,7 +2,10 @@
 //!
 //! Off unless it is configured, and of no use beside the suite. What is said stands in `fixtures.json`; here is how it behaves.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use mcp::{Cause, Failure, Method};
 use serde::Deserialize;
@@ -17,11 +20,17 @@ use super::{
     notices::Level,
 };
 
+mod tasks;
+
+use tasks::{Desk, Work};
+
 const FIXTURES: &str = include_str!("fixtures.json");
 /// How long a client may keep lists and resources.
 const TTL_MS: u64 = 60_000;
 /// Between two steps of work.
 const STEP: Duration = Duration::from_millis(50);
+/// The longest work, in seconds.
+const SECONDS_MAX: u64 = 3600;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +51,7 @@ pub struct Conformance {
     fixtures: Fixtures,
     listing: Arc<Listing>,
     hub: Arc<Hub>,
+    tasks: Desk,
 }
 
 /// A request as the fixtures look at it.
@@ -94,6 +104,7 @@ impl Conformance {
             fixtures,
             listing: Arc::new(listing),
             hub: Arc::clone(hub),
+            tasks: Desk::default(),
         })
     }
 
@@ -104,7 +115,13 @@ impl Conformance {
 
     /// Tells whether it can do what stands under this JSON Pointer of a server's capabilities.
     pub fn has_capability(&self, pointer: &str) -> bool {
-        ["/completions", "/resources/subscribe", "/logging"].contains(&pointer)
+        [
+            "/completions",
+            "/resources/subscribe",
+            "/logging",
+            "/extensions/io.modelcontextprotocol~1tasks",
+        ]
+        .contains(&pointer)
     }
 
     /// Answers a request.
@@ -129,6 +146,10 @@ impl Conformance {
             Method::PromptsGet => self.prompt(ask.key, &turn)?,
             Method::ResourcesRead => self.read(ask.key)?,
             Method::Complete => complete(&read("argument")),
+            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel => {
+                let now = SystemTime::now();
+                self.tasks.ask(ask.method, ask.key, &turn.inputs, now)?
+            }
             _ => return Err(Failure::new(Cause::MethodNotFound)),
         };
         to_raw_value(&result)
@@ -186,10 +207,73 @@ impl Conformance {
             }
             "test_custom_header" => Ok(text(turn.argument("value"))),
             "json_schema_2020_12_tool" => Ok(text(&turn.arguments.to_string())),
+            "greet" => Ok(text(&format!("Hello, {}!", turn.argument("name")))),
+            "slow_compute" => self.compute(turn).await,
+            "failing_job"
+            | "protocol_error_job"
+            | "confirm_delete"
+            | "multi_input"
+            | "test_tool_with_task" => self.call_as_task(tool, turn),
             "test_trigger_tool_change" => Ok(self.announce(&Change::Tools)),
             "test_trigger_prompt_change" => Ok(self.announce(&Change::Prompts)),
             _ => self.call_in_rounds(tool, turn),
         }
+    }
+
+    /// Takes its time: as a task, where its client knows tasks.
+    async fn compute(&self, turn: &Turn<'_>) -> Result<Value, Failure> {
+        let seconds = turn.arguments["seconds"].as_u64().unwrap_or_default();
+        let takes = Duration::from_secs(seconds.min(SECONDS_MAX));
+        let result = text(&format!("Computed {}", turn.argument("label")));
+        if takes.is_zero() || turn.context.client.must_have_tasks().is_err() {
+            tokio::time::sleep(takes).await;
+            return Ok(result);
+        }
+        self.begin_task(takes, Ok(result))
+    }
+
+    /// Runs what is a task always.
+    fn call_as_task(&self, tool: &str, turn: &Turn<'_>) -> Result<Value, Failure> {
+        turn.context.client.must_have_tasks()?;
+        let asking = |keys: &[&str]| Work::Asking {
+            open: keys
+                .iter()
+                .map(|key| ((*key).to_owned(), self.question(key)))
+                .collect(),
+            answers: Vec::new(),
+        };
+        match tool {
+            "failing_job" => {
+                let mut result = text("The job failed");
+                result["isError"] = true.into();
+                self.begin_task(Duration::from_secs(1), Ok(result))
+            }
+            "protocol_error_job" => {
+                let error = json!({"code": Cause::Internal.code(), "message": "the job broke"});
+                self.begin_task(STEP, Err(error))
+            }
+            "confirm_delete" => self.tasks.begin(asking(&["confirm"]), SystemTime::now()),
+            "multi_input" => {
+                let work = asking(&["step1", "step2"]);
+                self.tasks.begin(work, SystemTime::now())
+            }
+            _ => {
+                let question = self.question("user_name");
+                let Some(input) = turn.input("user_name", &question) else {
+                    return Ok(input_required(vec![("user_name", question)], None));
+                };
+                self.begin_task(STEP, Ok(text(&format!("Hello, {}!", name_of(input)))))
+            }
+        }
+    }
+
+    /// Begins a task that has this outcome after a while. A task's result is one of its call, complete or not.
+    fn begin_task(&self, takes: Duration, outcome: Result<Value, Value>) -> Result<Value, Failure> {
+        let work = Work::Lasting {
+            time: takes,
+            outcome,
+        };
+        self.tasks.begin(work, SystemTime::now())
     }
 
     fn announce(&self, change: &Change) -> Value {

@@ -1,7 +1,9 @@
-//! Remote MCP servers over streamable HTTP, of either era.
+//! Remote MCP servers, of either era: over streamable HTTP, or over the transport of 2024-11-05.
 //!
-//! - [`sse`]: events; pure
-//! - [`connection`]: one agreement with the server
+//! - [`marks`]: parameters that go into a request's head; pure
+//! - [`endpoint`], [`events`]: requests and their refusals; streams of events
+//! - [`streamable`], [`duplex`]: the two transports
+//! - [`link`]: a session with the server, whichever of them carries it
 //! - [`visitors`]: users that the server is asked for in their own names
 //!
 //! The server is met as a child would be (`upstream::handshake`), kept under watch, and met again with backoff when it is
@@ -9,51 +11,73 @@
 //! the server did not look at it.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mcp::{Cause, Era, Failure, mirror};
+use mcp::{Era, Failure};
 use reqwest::Url;
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Listing, State,
+    Answer, Ask, Item, Listing, Scope, State,
     credential::{Badge, Credential, Credentials, User},
     failing::Failing,
+    hub::Hub,
     outgoing,
     shown::Shown,
     upstream::{
-        Lost,
+        Lost, NoAnswer,
         backoff::Backoff,
-        forms,
-        handshake::{self, Agreement, HandshakeError},
+        call::Terms,
+        connection::Ears,
+        handshake::{self, HandshakeError},
+        watches::{Subscribed, Watches},
     },
 };
 
-mod connection;
-pub mod sse;
+mod duplex;
+mod endpoint;
+mod events;
+mod link;
+mod marks;
+mod streamable;
 mod visitors;
 
-use connection::{Connection, Endpoint, Mirrored};
+use duplex::DuplexError;
+use endpoint::Endpoint;
+use link::{Known, Link, Manner};
 use visitors::Visitors;
 
 /// How often a silent server is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long changes of lists are gathered before they are fetched.
 const CHANGES_SETTLE: Duration = Duration::from_millis(100);
-/// How often the lists of a server are fetched that does not tell of changes.
-const LIST_EVERY: Duration = Duration::from_secs(60);
-/// The shortest time between two streams of changes.
-const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+/// A session that lasted so long is replaced at once when it is gone.
+const SESSION_SHORTEST: Duration = Duration::from_secs(1);
+
+/// How a server's messages are carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Streamable HTTP; HTTP with server-sent events if nothing at the address takes messages.
+    #[default]
+    Auto,
+    /// Streamable HTTP.
+    Streamable,
+    /// HTTP with server-sent events, of 2024-11-05.
+    Sse,
+}
 
 /// How to reach a remote server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSpec {
-    /// The MCP endpoint.
+    /// The MCP endpoint; of 2024-11-05, where its stream is.
     pub url: String,
+    /// How messages are carried.
+    pub transport: Transport,
     /// How requests prove who sends them.
     pub credential: Credential,
     /// How long the server may take from the first request until its lists are known.
@@ -81,18 +105,16 @@ struct Shared {
     own: Arc<Badge>,
     visitors: Visitors,
     /// Which arguments go into heads, by tool.
-    mirrored: Arc<ArcSwap<Mirrored>>,
+    marks: Arc<ArcSwap<marks::Marks>>,
     shown: Shown,
+    /// Told whenever a resource changes.
+    hub: Arc<Hub>,
+    watches: Watches,
+    /// The server asks clients without saying on which call's behalf, in this session or in one before.
+    asks: Arc<AtomicBool>,
     links: watch::Sender<Option<Arc<Link>>>,
     /// What was agreed with the server when it was last in service.
-    known: ArcSwapOption<Agreement>,
-}
-
-/// A server in service.
-#[derive(Debug)]
-struct Link {
-    connection: Connection,
-    agreement: Agreement,
+    known: ArcSwapOption<Known>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +125,8 @@ enum Ended {
     Client(#[from] reqwest::Error),
     #[error("it did not come up")]
     Handshake(#[from] HandshakeError),
+    #[error("it cannot be spoken to over HTTP with server-sent events")]
+    Duplex(#[from] DuplexError),
     #[error("it forgot the session")]
     Session,
     #[error("it did not answer a ping")]
@@ -116,6 +140,9 @@ impl Ended {
         match self {
             Self::Url | Self::Client(_) => Failing::Unreachable,
             Self::Handshake(error) => error.into(),
+            Self::Duplex(DuplexError::Lost(lost)) => (*lost).into(),
+            Self::Duplex(DuplexError::NoStream) => Failing::Unreachable,
+            Self::Duplex(DuplexError::NoEndpoint | DuplexError::Elsewhere) => Failing::Garbage,
             Self::Session | Self::Stopped => Failing::Ended,
             Self::Silent => Failing::Silent,
         }
@@ -123,8 +150,9 @@ impl Ended {
 }
 
 impl Http {
-    /// Meets the server in the background. `changed` is told of every change of state or lists.
-    pub fn start(name: &str, spec: HttpSpec, changed: &Arc<Notify>) -> Self {
+    /// Meets the server in the background. `changed` is told of every change of state or lists, `hub` of every change of a
+    /// resource.
+    pub fn start(name: &str, spec: HttpSpec, changed: &Arc<Notify>, hub: &Arc<Hub>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let credentials = Credentials::new(spec.credential.clone());
         let shared = Arc::new(Shared {
@@ -133,8 +161,11 @@ impl Http {
             own: Arc::new(credentials.own()),
             credentials,
             visitors: Visitors::default(),
-            mirrored: Arc::default(),
+            marks: Arc::default(),
             shown: Shown::new(changed),
+            hub: Arc::clone(hub),
+            watches: Watches::default(),
+            asks: Arc::default(),
             links: watch::Sender::new(None),
             known: ArcSwapOption::empty(),
         });
@@ -186,13 +217,13 @@ impl Http {
         let first = links.borrow_and_update().clone();
         let first = first.ok_or_else(|| failure(Lost::NotSent))?;
         let bearer = shared.own.held().await;
-        let lost = match first.ask(&ask, deadline).await {
+        let lost = match first.ask(shared.terms(), &ask, deadline).await {
             Ok(answer) => return Ok(answer),
             Err(NoAnswer::Failed(failed)) => return Err(failed),
             Err(NoAnswer::Lost(Lost::SessionGone)) => Lost::SessionGone,
             Err(NoAnswer::Lost(Lost::Denied)) if shared.own.refused(bearer.as_ref()).await => {
                 // With another token; the server did not look at the call.
-                let again = first.ask(&ask, deadline).await;
+                let again = first.ask(shared.terms(), &ask, deadline).await;
                 return again.map_err(|none| shared.unanswered(none));
             }
             Err(none) => return Err(shared.unanswered(none)),
@@ -204,19 +235,25 @@ impl Http {
             return Err(failure(lost));
         };
         let second = second.ok_or_else(|| failure(lost))?;
-        let asked = second.ask(&ask, deadline).await;
+        let asked = second.ask(shared.terms(), &ask, deadline).await;
         asked.map_err(|none| shared.unanswered(none))
     }
 
-    /// Tells whether the server said, when it was last in service, that it can do this. What it tells of resources does not
-    /// reach us, nor does what an older one logs: its level is set for a session, which many clients share.
+    /// Tells whether the server said, when it was last in service, that it can do this.
     pub fn has_capability(&self, pointer: &str) -> bool {
         let known = self.shared.known.load();
-        known.as_ref().is_some_and(|known| match pointer {
-            "/resources/subscribe" => false,
-            "/logging" => known.era() == Era::Modern && known.has(pointer),
-            _ => known.has(pointer),
-        })
+        let known = known.as_ref();
+        known.is_some_and(|known| known.agreement.has(pointer))
+    }
+
+    /// Wants to know of a resource's changes from now on. False if the server cannot tell.
+    pub fn watch(&self, uri: &str) -> bool {
+        self.has_capability("/resources/subscribe") && self.shared.watches.add(uri)
+    }
+
+    /// Takes one [`Http::watch`] back.
+    pub fn unwatch(&self, uri: &str) {
+        self.shared.watches.remove(uri);
     }
 
     /// Ends the session and waits until the server was told.
@@ -232,55 +269,33 @@ impl Drop for Http {
     }
 }
 
-/// Why a call has no answer.
-enum NoAnswer {
-    /// The server gave none.
-    Lost(Lost),
-    /// What was asked, or what came back, has no form in the other era.
-    Failed(Failure),
-}
-
-impl Link {
-    /// Asks in the server's era, under its own names, and returns its answer in the form of 2026-07-28. What the server tells
-    /// before goes to the client.
-    async fn ask(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Answer, NoAnswer> {
-        let id = self.connection.fresh_id();
-        let params = forms::params_for_server(ask, self.agreement.era(), id);
-        let params = params.map_err(NoAnswer::Failed)?;
-        let notices = &ask.context.notices;
-        let asked = self
-            .connection
-            .call(id, ask.method.as_str(), &params, notices, deadline);
-        let answer = asked.await.map_err(|lost| match lost {
-            // Whoever found the session gone before us has closed the connection.
-            Lost::NotSent if self.connection.is_closed() => Lost::SessionGone,
-            lost => lost,
-        });
-        let answer = match answer.map_err(NoAnswer::Lost)? {
-            Answer::Result(result) => {
-                forms::result_from_server(result, ask.method).map(Answer::Result)
-            }
-            Answer::Error(error) => forms::error_from_server(error).map(Answer::Error),
-            Answer::Questions(_) => Err(Failure::new(Cause::Internal)),
-        };
-        answer.map_err(NoAnswer::Failed)
-    }
-}
-
 impl Shared {
     fn failure(&self, lost: Lost) -> Failure {
         lost.failure(&self.name, &self.shown.state())
     }
 
     fn unanswered(&self, none: NoAnswer) -> Failure {
-        match none {
-            NoAnswer::Failed(failed) => failed,
-            NoAnswer::Lost(lost) => self.failure(lost),
+        none.failure(&self.name, &self.shown.state())
+    }
+
+    /// What calls in the plugin's own name have in common.
+    fn terms(&self) -> Terms {
+        Terms {
+            plugin: Arc::clone(&self.name),
+            call_timeout: self.spec.call_timeout,
+            scope: Scope::Public,
+            listing: self.shown.listing(),
         }
     }
 
-    /// Makes a connection of its own for whoever wears the badge; nothing is sent yet.
-    fn connect(&self, badge: Arc<Badge>, changes: Arc<Notify>) -> Result<Connection, Ended> {
+    /// Meets the server for whoever wears the badge, as another session did if one is `known`.
+    async fn meet(
+        &self,
+        badge: Arc<Badge>,
+        changes: Arc<Notify>,
+        known: Option<Arc<Known>>,
+        deadline: Instant,
+    ) -> Result<Link, Ended> {
         let url = Url::parse(&self.spec.url).ok().filter(Url::has_host);
         let endpoint = Endpoint {
             plugin: Arc::clone(&self.name),
@@ -289,8 +304,19 @@ impl Shared {
             badge,
             answer_bytes_max: self.spec.answer_bytes_max,
         };
-        let mirrored = Arc::clone(&self.mirrored);
-        Ok(Connection::new(endpoint, mirrored, changes))
+        let ears = Ears {
+            lists_changed: changes,
+            hub: Arc::clone(&self.hub),
+            asks: Arc::clone(&self.asks),
+        };
+        let manner = Manner {
+            transport: self.spec.transport,
+            marks: Arc::clone(&self.marks),
+            watches: self.watches.clone(),
+            known,
+            deadline,
+        };
+        Link::meet(endpoint, ears, manner).await
     }
 
     async fn supervise(self: Arc<Self>, stop: CancellationToken) {
@@ -304,7 +330,7 @@ impl Shared {
                 return;
             }
             let reason = telemetry::error_chain(&ended);
-            if matches!(ended, Ended::Session) && began.elapsed() > LISTEN_PAUSE {
+            if matches!(ended, Ended::Session) && began.elapsed() > SESSION_SHORTEST {
                 tracing::info!(plugin = %self.name, "the plugin's server has forgotten the session; a new one is begun");
                 continue;
             }
@@ -324,68 +350,82 @@ impl Shared {
 
     async fn run(&self, stop: &CancellationToken) -> Ended {
         let changes = Arc::new(Notify::new());
-        let connection = match self.connect(Arc::clone(&self.own), Arc::clone(&changes)) {
-            Ok(connection) => connection,
-            Err(ended) => return ended,
+        let deadline = Instant::now() + self.spec.start_timeout;
+        let met = self.meet(Arc::clone(&self.own), Arc::clone(&changes), None, deadline);
+        let met = tokio::select! {
+            met = met => met,
+            () = stop.cancelled() => return Ended::Stopped,
+        };
+        let link = match met {
+            Ok(link) => Arc::new(link),
+            Err(ended) => {
+                self.drop_refused_token(&ended).await;
+                return ended;
+            }
         };
         let ended = tokio::select! {
-            ended = self.serve(&connection, &changes) => ended,
+            ended = self.serve(&link, &changes, deadline) => ended,
             () = stop.cancelled() => Ended::Stopped,
         };
         match ended {
-            Ended::Session => connection.close(),
-            _ => connection.end().await,
+            Ended::Session => link.connection.retire(),
+            _ => link.end().await,
         }
-        if matches!(&ended, Ended::Handshake(error) if error.is_denied()) {
-            // A token that is not taken is not sent again.
-            let bearer = self.own.held().await;
-            self.own.refused(bearer.as_ref()).await;
-        }
+        self.drop_refused_token(&ended).await;
         ended
     }
 
-    async fn serve(&self, connection: &Connection, changes: &Notify) -> Ended {
-        let deadline = Instant::now() + self.spec.start_timeout;
-        let agreement = match handshake::agree(connection, None, deadline).await {
-            Ok(agreement) => agreement,
-            Err(error) => return error.into(),
+    /// A token that was not taken is not sent again.
+    async fn drop_refused_token(&self, ended: &Ended) {
+        let denied = match ended {
+            Ended::Handshake(error) => error.lost() == Some(Lost::Denied),
+            Ended::Duplex(error) => *error == DuplexError::Lost(Lost::Denied),
+            _ => false,
         };
-        if let Err(error) = self.list(connection, &agreement, deadline).await {
-            return error.into();
-        }
-        tracing::info!(plugin = %self.name, revision = %agreement.revision, tools = self.shown.listing().tools.len(), "the plugin is in service");
-        self.known.store(Some(Arc::new(agreement.clone())));
-        self.links.send_replace(Some(Arc::new(Link {
-            connection: connection.clone(),
-            agreement: agreement.clone(),
-        })));
-        self.shown.set_state(State::Ready);
-        tokio::select! {
-            ended = self.attend(connection, &agreement, changes) => ended,
-            () = listen(connection, changes) => Ended::Silent,
+        if denied {
+            let bearer = self.own.held().await;
+            self.own.refused(bearer.as_ref()).await;
         }
     }
 
-    async fn attend(
-        &self,
-        connection: &Connection,
-        agreement: &Agreement,
-        changes: &Notify,
-    ) -> Ended {
+    async fn serve(&self, link: &Arc<Link>, changes: &Notify, deadline: Instant) -> Ended {
+        if let Err(error) = self.list(link, deadline).await {
+            return error.into();
+        }
+        let revision = &link.known.agreement.revision;
+        tracing::info!(plugin = %self.name, %revision, tools = self.shown.listing().tools.len(), "the plugin is in service");
+        self.known.store(Some(Arc::new(link.known.clone())));
+        self.links.send_replace(Some(Arc::clone(link)));
+        self.shown.set_state(State::Ready);
+        self.attend(link, changes).await
+    }
+
+    async fn attend(&self, link: &Link, changes: &Notify) -> Ended {
+        let Link {
+            connection, known, ..
+        } = link;
         let mut heard = connection.heard();
+        let (mut watches, mut subscribed) = (self.watches.follow(), Subscribed::default());
+        watches.mark_changed();
+        let subscribes = known.agreement.era() == Era::Legacy;
         loop {
             tokio::select! {
                 () = connection.closed() => return Ended::Session,
+                // A server of the newer era is told with the stream of changes.
+                Ok(()) = watches.changed(), if subscribes => {
+                    let wanted = watches.borrow_and_update().keys().cloned().collect();
+                    subscribed.bring_to(wanted, connection, &known.agreement).await;
+                }
                 () = changes.notified() => {
                     tokio::time::sleep(CHANGES_SETTLE).await;
                     let deadline = Instant::now() + self.spec.start_timeout;
                     // The last known lists stay in force when the new ones cannot be had.
-                    if let Err(error) = self.list(connection, agreement, deadline).await {
+                    if let Err(error) = self.list(link, deadline).await {
                         tracing::warn!(plugin = %self.name, error = telemetry::error_chain(&error), "the plugin's lists could not be fetched again");
                     }
                 }
                 () = tokio::time::sleep(PING_EVERY) => {
-                    if heard == connection.heard() && !handshake::ping(connection, agreement).await {
+                    if heard == connection.heard() && !handshake::ping(connection, &known.agreement).await {
                         return Ended::Silent;
                     }
                     heard = connection.heard();
@@ -394,40 +434,28 @@ impl Shared {
         }
     }
 
-    async fn list(
-        &self,
-        connection: &Connection,
-        agreement: &Agreement,
-        deadline: Instant,
-    ) -> Result<(), HandshakeError> {
-        let mut listing = handshake::list_all(connection, agreement, deadline).await?;
-        let mut mirrored = Mirrored::new();
-        listing.tools.retain(|tool| match mirror::of_tool(&tool.raw) {
-            Ok(mirrors) if mirrors.is_empty() => true,
-            Ok(mirrors) => {
-                mirrored.insert(tool.key.clone(), mirrors);
+    async fn list(&self, link: &Link, deadline: Instant) -> Result<(), HandshakeError> {
+        let agreement = &link.known.agreement;
+        let mut listing = handshake::list_all(&link.connection, agreement, deadline).await?;
+        let mut marked = marks::Marks::new();
+        listing.tools.retain(|tool| match marks_of(tool) {
+            Some(marks) if marks.is_empty() => true,
+            Some(marks) => {
+                marked.insert(tool.key.clone(), marks);
                 true
             }
-            Err(error) => {
-                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), %error, "the tool is not served");
+            None => {
+                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), "a tool with a wrong x-mcp-header is not served");
                 false
             }
         });
-        self.mirrored.store(Arc::new(mirrored));
+        self.marks.store(Arc::new(marked));
         self.shown.set_listing(listing);
         Ok(())
     }
 }
 
-/// Keeps a stream of changes open; where there is none, has the lists fetched now and then.
-async fn listen(connection: &Connection, changes: &Notify) {
-    loop {
-        let pause = if connection.listen().await {
-            LISTEN_PAUSE
-        } else {
-            changes.notify_one();
-            LIST_EVERY
-        };
-        tokio::time::sleep(pause).await;
-    }
+fn marks_of(tool: &Item) -> Option<Vec<marks::Mark>> {
+    let definition: Value = serde_json::from_str(tool.raw.get()).ok()?;
+    marks::read(&definition)
 }

@@ -8,20 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Cause, Era, Failure};
-use serde_json::value::to_raw_value;
+use mcp::Failure;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, NoAnswer, Shared};
+use super::{Ended, Link, Shared};
 use crate::plugin::{
-    Answer, Ask,
+    Answer, Ask, Scope,
     credential::{Badge, User, seats::Seats},
     outgoing,
-    upstream::{
-        Lost,
-        handshake::{self, HandshakeError},
-    },
+    upstream::{Lost, NoAnswer, call::Terms},
 };
 
 /// Users for whom a session is kept.
@@ -56,32 +52,23 @@ impl Visitor {
         if let Some(link) = link.as_ref().filter(|link| !link.connection.is_closed()) {
             return Ok(Arc::clone(link));
         }
-        let known = shared.known.load_full();
-        let known = known.ok_or(NoAnswer::Lost(Lost::NotSent))?;
+        let not_sent = || NoAnswer::Lost(Lost::NotSent);
+        let known = shared.known.load_full().ok_or_else(not_sent)?;
         let badge = Arc::clone(&self.badge);
         // What changes in the lists is told to the plugin's own session.
-        let connection = shared
-            .connect(badge, Arc::default())
-            .map_err(|_| NoAnswer::Lost(Lost::NotSent))?;
-        let era = known.era();
-        let agreement = if era == Era::Modern {
-            handshake::assume(&connection, &known);
-            (*known).clone()
-        } else {
-            let agreed = handshake::agree(&connection, Some(era), deadline).await;
-            agreed.map_err(|error| match error {
-                HandshakeError::Lost { lost, .. } => NoAnswer::Lost(lost),
-                error => {
-                    let error = telemetry::error_chain(&error);
-                    tracing::warn!(plugin = %shared.name, error, "the plugin's server begins no session for a user");
-                    NoAnswer::Lost(Lost::NotSent)
-                }
-            })?
-        };
-        let begun = Arc::new(Link {
-            connection,
-            agreement,
-        });
+        let met = shared.meet(badge, Arc::default(), Some(known), deadline);
+        let begun = met.await.map_err(|ended| {
+            let lost = match &ended {
+                Ended::Handshake(error) => error.lost(),
+                _ => None,
+            };
+            NoAnswer::Lost(lost.unwrap_or_else(|| {
+                let error = telemetry::error_chain(&ended);
+                tracing::warn!(plugin = %shared.name, error, "the plugin's server begins no session for a user");
+                Lost::NotSent
+            }))
+        })?;
+        let begun = Arc::new(begun);
         *link = Some(Arc::clone(&begun));
         Ok(begun)
     }
@@ -89,7 +76,7 @@ impl Visitor {
     /// Tells the server that the session ends, if there is one.
     async fn leave(&self) {
         if let Some(link) = self.link.lock().await.take() {
-            link.connection.end().await;
+            link.end().await;
         }
     }
 }
@@ -119,7 +106,7 @@ pub(super) async fn ask(
             let bearer = visitor.badge.bearer().await;
             let bearer = bearer.map_err(|error| outgoing::no_credential(&shared.name, &error))?;
             let lost = match once(&visitor, shared, ask, deadline).await {
-                Ok(answer) => return private(answer),
+                Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Failed(failure)) => return Err(failure),
                 Err(NoAnswer::Lost(lost)) => lost,
             };
@@ -147,25 +134,12 @@ async fn once(
     deadline: Instant,
 ) -> Result<Answer, NoAnswer> {
     let link = visitor.link(shared, deadline).await?;
-    link.ask(ask, deadline).await
-}
-
-/// What a server said to one user is for that user, whatever it says itself.
-fn private(answer: Answer) -> Result<Answer, Failure> {
-    let Answer::Result(result) = answer else {
-        return Ok(answer);
+    // What a server said to one user is for that user, whatever it says itself.
+    let terms = Terms {
+        scope: Scope::Private,
+        ..shared.terms()
     };
-    if !result.get().contains("cacheScope") {
-        return Ok(Answer::Result(result));
-    }
-    let internal = |_| Failure::new(Cause::Internal);
-    let scope = to_raw_value("private").map_err(internal)?;
-    let mut members =
-        mcp::members::Members::parse(&result).map_err(|_| Failure::new(Cause::UpstreamInvalid))?;
-    if members.get("cacheScope").is_some() {
-        members.set("cacheScope", scope);
-    }
-    Ok(Answer::Result(members.to_raw()))
+    link.ask(terms, ask, deadline).await
 }
 
 /// Ends sessions that nobody uses, and all of them after `stop`.

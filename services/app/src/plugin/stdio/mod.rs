@@ -1,10 +1,10 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us
-//! - [`lines`], [`wire`]: bytes to messages
-//! - [`connection`]: many calls over one pair of pipes
-//! - [`call`]: a client's call, through every question to its answer
-//! - [`worker`]: one child, kept alive; [`watches`]: resources whose changes somebody wants to know
+//! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
+//! - [`census`], [`limits`]: what a child and all that it starts take, and may take
+//! - [`pipes`]: messages over a pair of pipes
+//! - [`tasks`]: calls that outlive their request
+//! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -12,40 +12,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::Failure;
-use tokio::sync::Notify;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use mcp::{Cause, Failure};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
-    Answer, Ask, Listing, State,
-    failing::Failing,
+    Answer, Ask, Listing, Scope, State,
+    failing::{Failing, Failures},
     hub::Hub,
     pins::FilePins,
-    upstream::{Abandon, Lost, forms},
+    signature::SignedBy,
+    upstream::{
+        Lost, NoAnswer,
+        call::{self, Terms},
+        watches::Watches,
+    },
 };
 
-mod call;
-mod connection;
-pub mod lines;
+mod census;
+pub mod limits;
+mod pipes;
+mod pool;
 pub mod process;
+pub mod sandbox;
 mod stderr;
-mod watches;
-pub mod wire;
+mod tasks;
 mod worker;
 
-use call::Working;
-use connection::Asker;
+use limits::Limits;
+pub use pool::Instances;
+use pool::{Place, Pool};
 use process::{Program, Spawner};
-use watches::Watches;
-use worker::{Link, Worker};
+use worker::{Common, Link};
 
 /// How to run a stdio plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StdioSpec {
     /// What to start.
     pub program: Program,
-    /// How many children serve at once; at least 1.
-    pub instances: usize,
+    /// How many children serve at once.
+    pub instances: Instances,
+    /// What each child may take.
+    pub limits: Limits,
+    /// Whose signature the program, or other files, must have.
+    pub signed_by: Option<SignedBy>,
     /// How long a child may take from its start until its lists are known.
     pub start_timeout: Duration,
     /// How long one call may take, if its client gives it that long.
@@ -57,10 +66,8 @@ pub struct StdioSpec {
 pub struct Stdio {
     name: Arc<str>,
     call_timeout: Duration,
-    workers: Vec<Arc<Worker>>,
+    pool: Arc<Pool>,
     watches: Watches,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Stdio {
@@ -75,77 +82,69 @@ impl Stdio {
         hub: &Arc<Hub>,
     ) -> Self {
         let name: Arc<str> = name.into();
-        let (watches, pins) = (Watches::default(), pins.map(Arc::new));
-        let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
-        let workers: Vec<_> = (0..spec.instances.max(1))
-            .map(|_| {
-                Worker::new(
-                    Arc::clone(&name),
-                    Arc::clone(&spec),
-                    pins.clone(),
-                    spawner.clone(),
-                    Arc::clone(changed),
-                    Arc::clone(hub),
-                    watches.clone(),
-                )
-            })
-            .collect();
-        for worker in &workers {
-            tasks.spawn(Arc::clone(worker).supervise(stop.clone()));
-        }
-        tasks.close();
+        let (watches, call_timeout) = (Watches::default(), spec.call_timeout);
+        let instances = spec.instances;
+        let common = Common {
+            name: Arc::clone(&name),
+            spec: Arc::new(spec),
+            pins: pins.map(Arc::new),
+            spawner: spawner.clone(),
+            changed: Arc::clone(changed),
+            hub: Arc::clone(hub),
+            watches: watches.clone(),
+            asks: Arc::default(),
+            failures: Failures::default(),
+            came: Notify::new(),
+        };
         Self {
             name,
-            call_timeout: spec.call_timeout,
-            workers,
+            call_timeout,
+            pool: Pool::start(Arc::new(common), instances),
             watches,
-            tasks,
-            stop,
         }
     }
 
     /// Returns what is offered, or was when a child was last in service.
     pub fn listing(&self) -> Arc<Listing> {
-        let in_service = self.workers.iter().find(|worker| worker.link().is_some());
+        let workers = self.pool.workers();
+        let in_service = workers.iter().find(|worker| worker.link().is_some());
         let known = || {
-            self.workers
+            workers
                 .iter()
                 .find(|worker| !worker.listing().tools.is_empty())
         };
-        in_service
-            .or_else(known)
-            .unwrap_or(&self.workers[0])
-            .listing()
+        let best = in_service.or_else(known).or(workers.first());
+        best.map(|worker| worker.listing()).unwrap_or_default()
     }
 
     /// Returns the best state of its children.
     pub fn state(&self) -> State {
-        let states: Vec<State> = self.workers.iter().map(|worker| worker.state()).collect();
+        let workers = self.pool.workers();
+        let states: Vec<State> = workers.iter().map(|worker| worker.state()).collect();
         let ready = states.iter().find(|state| **state == State::Ready);
         ready.or(states.first()).cloned().unwrap_or(State::Stopped)
     }
 
+    /// Returns how many children there are.
+    pub fn instances(&self) -> usize {
+        self.pool.workers().len()
+    }
+
     /// Returns how often a child was started again.
     pub fn restarts(&self) -> u64 {
-        self.workers
-            .iter()
-            .map(|worker| worker.restarts.load(std::sync::atomic::Ordering::Relaxed))
-            .sum()
+        self.pool.restarts()
     }
 
     /// Returns how often a child failed for a reason since the plugin was started.
     pub fn failures(&self, why: Failing) -> u64 {
-        let workers = self.workers.iter();
-        workers.map(|worker| worker.failures(why)).sum()
+        self.pool.failures(why)
     }
 
     /// Returns how many calls are under way.
     pub fn in_flight(&self) -> usize {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .map(|link| link.connection.in_flight())
-            .sum()
+        let workers = self.pool.workers();
+        let links = workers.iter().filter_map(|worker| worker.link());
+        links.map(|link| link.busy()).sum()
     }
 
     /// Asks the child with the fewest calls under way.
@@ -154,52 +153,57 @@ impl Stdio {
     /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
     /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
-        let link = self.link()?;
         let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
-        let turn = link
-            .turn(deadline)
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        let connection = &link.connection;
-        if let Some(level) = ask.context.notices.log_level()
-            && link.agreement.logs_on_request()
-        {
-            connection.log_from(level);
+        if ask.method.name_member() == Some("taskId") {
+            let unknown = || Failure::say(Cause::InvalidParams, "no such task");
+            let (child, id) = tasks::place(ask.key).ok_or_else(unknown)?;
+            let worker = self.pool.child(child).ok_or_else(unknown)?;
+            let link = worker.link().ok_or_else(|| self.failure(Lost::NotSent))?;
+            let ask = Ask { key: id, ..ask };
+            return self.ask_child(child, &link, None, &ask, deadline).await;
         }
-        let id = connection.fresh_id();
-        let params = forms::params_for_server(&ask, link.agreement.era(), id)?;
-        let asker = Asker {
-            client: ask.context.client,
-            notices: ask.context.notices,
+        let placed = self.pool.place(deadline).await;
+        let Place { child, link, turn } = placed.map_err(|lost| self.failure(lost))?;
+        let answer = self.ask_child(child, &link, turn, &ask, deadline).await?;
+        Ok(tasks::placed(answer, child))
+    }
+
+    async fn ask_child(
+        &self,
+        child: usize,
+        link: &Link,
+        turn: Option<OwnedSemaphorePermit>,
+        ask: &Ask<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let worker = self.pool.child(child);
+        let terms = Terms {
+            plugin: Arc::clone(&self.name),
+            call_timeout: self.call_timeout,
+            scope: Scope::Public,
+            listing: worker.map(|worker| worker.listing()).unwrap_or_default(),
         };
-        let exchange = connection
-            .begin(
-                id,
-                ask.method.as_str(),
-                &params,
-                Some(asker),
-                deadline,
-                Abandon::Cancel,
-            )
-            .await
-            .map_err(|lost| self.failure(lost))?;
-        Working::new(
-            Arc::clone(&self.name),
-            ask.method.clone(),
-            self.call_timeout,
-            exchange,
+        let (connection, errands) = (&link.connection, &link.errands);
+        let asked = call::ask(
+            connection,
+            &link.agreement,
+            errands,
+            terms,
             turn,
-        )
-        .go_on(deadline)
-        .await
+            ask,
+            deadline,
+        );
+        asked.await.map_err(|none| self.unanswered(none))
+    }
+
+    fn unanswered(&self, none: NoAnswer) -> Failure {
+        none.failure(&self.name, &self.state())
     }
 
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
     /// `extensions["io.modelcontextprotocol/tasks"]` and so on).
     pub fn has_capability(&self, pointer: &str) -> bool {
-        self.workers
-            .iter()
-            .any(|worker| worker.has_capability(pointer))
+        self.pool.has_capability(pointer)
     }
 
     /// Wants to know of a resource's changes from now on. False if no child can tell.
@@ -212,27 +216,19 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<Arc<Link>, Failure> {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .min_by_key(|link| link.connection.in_flight())
-            .ok_or_else(|| self.failure(Lost::NotSent))
-    }
-
     fn failure(&self, lost: Lost) -> Failure {
         lost.failure(&self.name, &self.state())
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.
     pub async fn stop(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.pool.cancel();
+        self.pool.gone().await;
     }
 }
 
 impl Drop for Stdio {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.pool.cancel();
     }
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::lines::{Line, LineSplitter};
+use mcp::lines::{Line, LineSplitter};
 
 /// The longest line that is logged whole, in bytes.
 const LINE_BYTES_MAX: usize = 4096;

@@ -18,7 +18,7 @@ use mcp::{
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::plugin::{Ask, CallContext, Client};
+use crate::plugin::{Ask, CallContext, Client, Scope};
 
 /// The member of `_meta` that carries the request's ID to upstream servers.
 pub(crate) const META_REQUEST_ID: &str = "dev.sweetmcp/requestId";
@@ -149,6 +149,22 @@ pub(crate) fn result_from_server(
         );
         members.set("cacheScope", string("private")?);
     }
+    Ok(members.to_raw())
+}
+
+/// Narrows who may share a result to `scope`, whatever the server says itself.
+///
+/// # Errors
+/// [`Cause::UpstreamInvalid`] when it is no object.
+pub(crate) fn within(result: Box<RawValue>, scope: Scope) -> Result<Box<RawValue>, Failure> {
+    if scope == Scope::Public || !result.get().contains("cacheScope") {
+        return Ok(result);
+    }
+    let mut members = Members::parse(&result).map_err(|_| Failure::new(Cause::UpstreamInvalid))?;
+    if members.get("cacheScope").is_none() {
+        return Ok(result);
+    }
+    members.set("cacheScope", string(scope.as_str())?);
     Ok(members.to_raw())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The order is the one that the specification gives dual-era clients: `server/discover` first; a server that answers it with
 //! an error, or not at all for [`PROBE`], is asked to `initialize`. One that was only slow, and then refuses to go back to
-//! the older era (-32022), is asked to `server/discover` once more.
+//! the older era (-32022), is asked to `server/discover` once more. So is one that refuses `server/discover` with -32022 and
+//! yet names our revision among those that it supports.
 
 use std::time::{Duration, Instant};
 
@@ -63,15 +64,12 @@ pub(crate) enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Tells whether the server did not take our credential.
-    pub(crate) fn is_denied(&self) -> bool {
-        matches!(
-            self,
-            Self::Lost {
-                lost: Lost::Denied,
-                ..
-            }
-        )
+    /// Returns why there was no answer, if there was none.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        match self {
+            Self::Lost { lost, .. } => Some(*lost),
+            Self::Refused { .. } | Self::Form { .. } => None,
+        }
     }
 
     /// Tells whether the server speaks no revision that has a handshake.
@@ -181,7 +179,11 @@ pub(crate) async fn agree(
 ) -> Result<Agreement, HandshakeError> {
     if known != Some(Era::Legacy) {
         let until = deadline.min(Instant::now() + PROBE);
-        if let Some(agreement) = discover(connection, until).await {
+        let mut found = discover(connection, until).await;
+        if let Discovery::SupportsUs = found {
+            found = discover(connection, until).await;
+        }
+        if let Discovery::Agreed(agreement) = found {
             return Ok(agreement);
         }
     }
@@ -189,7 +191,10 @@ pub(crate) async fn agree(
         Err(refused) if refused.wants_the_newest() => refused,
         met => return met,
     };
-    discover(connection, deadline).await.ok_or(refused)
+    match discover(connection, deadline).await {
+        Discovery::Agreed(agreement) => Ok(agreement),
+        Discovery::SupportsUs | Discovery::No => Err(refused),
+    }
 }
 
 /// Speaks to a server of the newer era as was agreed with it before: it keeps no sessions, so nothing need be said.
@@ -197,7 +202,15 @@ pub(crate) fn assume(connection: &impl Wire, agreement: &Agreement) {
     connection.agreed(agreement.revision);
 }
 
-async fn discover(connection: &impl Wire, until: Instant) -> Option<Agreement> {
+/// What came of `server/discover`.
+enum Discovery {
+    Agreed(Agreement),
+    /// The revision was refused, and is named among those that are supported.
+    SupportsUs,
+    No,
+}
+
+async fn discover(connection: &impl Wire, until: Instant) -> Discovery {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Discovered {
@@ -209,23 +222,44 @@ async fn discover(connection: &impl Wire, until: Instant) -> Option<Agreement> {
     let answer = connection
         .request("server/discover", &params, until, Abandon::Ignore)
         .await;
-    let Ok(Answer::Result(result)) = answer else {
-        return None;
+    let result = match answer {
+        Ok(Answer::Result(result)) => result,
+        Ok(Answer::Error(error)) if supports_us(&error) => return Discovery::SupportsUs,
+        _ => return Discovery::No,
     };
-    let found: Discovered = serde_json::from_str(result.get()).ok()?;
-    let speaks = found
-        .supported_versions
-        .iter()
-        .any(|version| version == Revision::LATEST.as_str());
-    if !speaks {
-        return None;
+    let Ok(found) = serde_json::from_str::<Discovered>(result.get()) else {
+        return Discovery::No;
+    };
+    if !names_us(&found.supported_versions) {
+        return Discovery::No;
     }
     connection.agreed(Revision::LATEST);
-    Some(Agreement {
+    Discovery::Agreed(Agreement {
         revision: Revision::LATEST,
         lists: lists(&found.capabilities),
         capabilities: found.capabilities,
     })
+}
+
+fn supports_us(error: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Unsupported {
+        code: i64,
+        data: Supported,
+    }
+    #[derive(Deserialize)]
+    struct Supported {
+        supported: Vec<String>,
+    }
+    let error = serde_json::from_str(error.get());
+    error.is_ok_and(|error: Unsupported| {
+        error.code == UNSUPPORTED_VERSION && names_us(&error.data.supported)
+    })
+}
+
+fn names_us(versions: &[String]) -> bool {
+    let ours = Revision::LATEST.as_str();
+    versions.iter().any(|version| version == ours)
 }
 
 async fn initialize(

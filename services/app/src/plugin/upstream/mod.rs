@@ -1,7 +1,10 @@
 //! MCP servers behind us, whatever carries the messages.
 //!
+//! - [`connection`]: many calls over one connection
+//! - [`call`]: a client's call, through every question to its answer
 //! - [`handshake`]: which era, which lists
-//! - [`forms`]: requests and answers between the eras
+//! - [`forms`]: requests and answers between the eras; [`tasks`]: those of calls that outlive their request, and [`errands`], what these wait for
+//! - [`watches`]: resources whose changes somebody wants to know
 //! - [`backoff`]: how soon to try again
 
 use std::time::Instant;
@@ -12,8 +15,13 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Answer, State};
 
 pub(crate) mod backoff;
+pub(crate) mod call;
+pub(crate) mod connection;
+pub(crate) mod errands;
 pub(crate) mod forms;
 pub(crate) mod handshake;
+pub(crate) mod tasks;
+pub(crate) mod watches;
 
 /// What carries messages to one server, and its answers back.
 pub(crate) trait Wire: Sync {
@@ -68,6 +76,27 @@ pub(crate) enum Lost {
     Denied,
     /// The answer is not of the protocol. The work may have been done.
     Garbage,
+    /// Nothing at the address takes messages.
+    NoEndpoint,
+}
+
+/// Why a client's call has no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer {
+    /// The server gave none.
+    Lost(Lost),
+    /// What was asked, or what came back, has no form in the other era.
+    Failed(Failure),
+}
+
+impl NoAnswer {
+    /// Returns what the caller of the plugin `name` is told.
+    pub(crate) fn failure(self, name: &str, state: &State) -> Failure {
+        match self {
+            Self::Lost(lost) => lost.failure(name, state),
+            Self::Failed(failure) => failure,
+        }
+    }
 }
 
 /// What happens to the server's work when nobody waits for it any more.
@@ -86,6 +115,10 @@ impl Lost {
             Self::NotSent | Self::SessionGone => (
                 Cause::NoBackend,
                 format!("is {}; the call was not sent", state.as_str()),
+            ),
+            Self::NoEndpoint => (
+                Cause::NoBackend,
+                "is not at its address; the call did not run".to_owned(),
             ),
             Self::Denied => (
                 Cause::NoBackend,

@@ -1,19 +1,19 @@
-//! One line from a child, read: an answer to us, a question, a notice, or nothing that can be used.
+//! One message from a server that is asked with ids of our own: an answer to us, a question, a notice, or nothing that can be
+//! used.
 
-use mcp::{
-    Id, Message,
-    envelope::{self, Body},
-};
 use serde_json::value::RawValue;
 
-use super::lines::Line;
-use crate::plugin::Answer;
+use crate::{
+    Id, Message,
+    envelope::{self, Body},
+    lines::Line,
+};
 
-/// What a child's line says.
+/// What a server's message says.
 #[derive(Debug)]
 pub enum Incoming {
-    /// It answers our request.
-    Answer(u64, Answer),
+    /// It answers our request, with a result or an error object.
+    Answer(u64, Result<Box<RawValue>, Box<RawValue>>),
     /// It asks us.
     Question {
         /// To be sent back as it is.
@@ -54,7 +54,9 @@ pub fn decode(line: &Line<'_>) -> Incoming {
 fn decode_whole(text: &[u8]) -> Incoming {
     match envelope::read(text) {
         Ok(Body::One(Ok(Message::Response { id, result }))) => match id.as_json().parse() {
-            Ok(id) => Incoming::Answer(id, answer(result)),
+            Ok(id) => {
+                Incoming::Answer(id, result.map(ToOwned::to_owned).map_err(ToOwned::to_owned))
+            }
             Err(_) => Incoming::Garbage {
                 reason: "answers an id that was never sent",
             },
@@ -74,13 +76,6 @@ fn decode_whole(text: &[u8]) -> Incoming {
         Ok(Body::One(Err(_))) | Err(_) => Incoming::Garbage {
             reason: "is no JSON-RPC message",
         },
-    }
-}
-
-fn answer(result: Result<&RawValue, &RawValue>) -> Answer {
-    match result {
-        Ok(result) => Answer::Result(result.to_owned()),
-        Err(error) => Answer::Error(error.to_owned()),
     }
 }
 
@@ -117,13 +112,10 @@ mod tests {
     #[test]
     fn lines_are_told_apart() {
         for (line, want) in [
-            (
-                r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
-                "Answer(7, Result",
-            ),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, "Answer(7, Ok"),
             (
                 r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#,
-                "Answer(7, Error",
+                "Answer(7, Err",
             ),
             (r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#, "Question"),
             (r#"{"jsonrpc":"2.0","method":"notifications/x"}"#, "Notice"),

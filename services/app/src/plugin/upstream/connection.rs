@@ -1,12 +1,12 @@
-//! Many calls over one pair of pipes.
+//! Many calls over one connection, whatever carries its messages.
 //!
-//! Every request gets a fresh id of ours, so ids of different clients never meet; the same number is its progress token. Two
-//! tasks serve a connection: one writes what is queued, one reads and hands each message to the call that it belongs to. An
-//! [`Exchange`] that is dropped takes its entry with it and tells the child (`notifications/cancelled`).
+//! Every request gets a fresh id of ours, so ids of different clients never meet; the same number is its progress token. A
+//! [`Carrier`] sends what is sent, and hands each message of the server to the call that it belongs to. An [`Exchange`] that
+//! is dropped takes its entry with it and tells the server (`notifications/cancelled`, or by the end of its stream).
 //!
-//! A question or log message of a child does not say which call it belongs to. It is handed over only while one client's call
-//! is under way: one client's words must never reach another. Once a child has asked, [`Connection::asks`] says so, and
-//! whoever sends it calls sends them one after another.
+//! A question or log message that did not come on the stream of a request does not say which call it belongs to, save those of
+//! a task, which name it. Any other is handed over only while one client's call is under way: one client's words must never
+//! reach another. Once a server has asked in that way, calls take turns ([`Connection::turn`]).
 
 use std::{
     collections::HashMap,
@@ -17,49 +17,88 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcp::{Id, envelope};
+use futures::future::BoxFuture;
+use mcp::{
+    Id, Method, Revision, envelope,
+    era::tasks::{params, related_to},
+    incoming::Incoming,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Notify, mpsc, oneshot},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{
-    lines::LineSplitter,
-    wire::{Incoming, decode},
-};
+use super::{Abandon, Lost, Wire};
 use crate::plugin::{
     Answer, Client,
     hub::{Change, Hub},
     notices::{Level, Notices},
-    upstream::{Abandon, Lost, Wire},
 };
 
-/// The longest line that is taken from a child, in bytes.
-pub const LINE_BYTES_MAX: usize = 10 << 20;
-/// Calls under way at once on one connection.
-const PENDING_MAX: usize = 1024;
-/// Messages that wait to be written.
-const OUTGOING_MAX: usize = 64;
 /// Questions of one call that wait to be put to its client.
 const QUESTIONS_MAX: usize = 8;
 /// The largest question, in bytes: it is kept until it is answered.
 const QUESTION_BYTES_MAX: usize = 256 << 10;
+/// Calls that were given up and are remembered.
+const GHOSTS_MAX: usize = 1024;
 /// How long a call that was given up may still cause questions and log messages.
 const GHOST: Duration = Duration::from_secs(30);
-/// How much is read at once, in bytes.
-const CHUNK_BYTES: usize = 64 << 10;
-/// After this many lines that are not MCP, in one connection, they are no longer logged.
+/// How long a server may take to set the level of its log messages.
+const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this many messages that are not MCP, in one connection, they are no longer logged.
 const GARBAGE_LOGGED_MAX: usize = 20;
-/// The level of log messages that no child has been asked for yet.
+/// The level of log messages that no server has been asked for yet.
 const NO_LEVEL: u8 = u8::MAX;
 
-/// A question of the child to the client of a call.
+/// What carries the messages of one connection.
+pub(crate) trait Carrier: std::fmt::Debug + Send + Sync {
+    /// Sends a request. What comes of it is handed to `connection`; what is returned is dropped with its [`Exchange`].
+    fn begin<'a>(
+        &'a self,
+        connection: &'a Connection,
+        request: Request<'a>,
+    ) -> BoxFuture<'a, Result<Sending, Lost>>;
+
+    /// Sends a message that has no answer, as soon as there is room.
+    fn send<'a>(&'a self, message: Vec<u8>) -> BoxFuture<'a, Result<(), Lost>>;
+
+    /// Sends it if there is room now: a server that does not read would not see it either. Tells whether there was.
+    fn try_send(&self, message: Vec<u8>) -> bool;
+
+    /// Learns the revision that was agreed on.
+    fn agreed(&self, _revision: Revision) {}
+
+    /// Tells whether a server learns that a request was given up by its end on the wire, and by nothing else.
+    fn cancels_by_closing(&self) -> bool {
+        false
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// Its id.
+    pub(crate) id: u64,
+    /// Its method.
+    pub(crate) method: &'a str,
+    /// Its parameters.
+    pub(crate) params: &'a RawValue,
+}
+
+impl Request<'_> {
+    /// Returns it as a JSON-RPC message.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        envelope::write_request(Some(&Id::from_number(self.id)), self.method, self.params)
+    }
+}
+
+/// The task that a request has to itself, if it has one.
+pub(crate) type Sending = Option<AbortOnDropHandle<()>>;
+
+/// A question of the server to the client of a call.
 #[derive(Debug)]
 pub(crate) struct Question {
     /// To be sent back as it is.
@@ -79,43 +118,49 @@ pub(crate) enum Event {
     Question(Question),
 }
 
-/// Whom a child's questions and log messages are for.
+/// Whom a server's questions and log messages are for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asker {
     /// The client.
     pub(crate) client: Arc<Client>,
     /// The way to it.
     pub(crate) notices: Notices,
+    /// The child's task that alone may ask and tell.
+    pub(crate) task: Option<Arc<str>>,
 }
 
-/// What a child tells that belongs to no call.
+/// What a server tells that belongs to no call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ears {
-    /// Told when the child says that a list changed.
+    /// Told when the server says that a list changed.
     pub(crate) lists_changed: Arc<Notify>,
-    /// Told when the child says that a resource changed.
+    /// Told when the server says that a resource changed.
     pub(crate) hub: Arc<Hub>,
     /// The child has asked clients something, in this life or in one before.
     pub(crate) asks: Arc<AtomicBool>,
 }
 
-/// A connection to one child. Clones share it.
+/// A connection to one server. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     plugin: Arc<str>,
-    outgoing: mpsc::Sender<Vec<u8>>,
+    carrier: Box<dyn Carrier>,
+    /// Calls under way at once.
+    pending_max: usize,
     pending: Mutex<Pending>,
     next_id: AtomicU64,
     in_flight: AtomicUsize,
-    /// Lines that were read, to tell a silent child from a slow call.
+    /// Messages that came, to tell a silent server from a slow call.
     heard: AtomicU64,
     garbage: AtomicUsize,
     closed: CancellationToken,
     ears: Ears,
-    /// The least grave level that the child was asked to log.
+    /// Taken by calls to a server that does not say which of them it asks about.
+    one_at_a_time: Arc<Semaphore>,
+    /// The least grave level that the server was asked to log.
     level: AtomicU8,
 }
 
@@ -123,7 +168,7 @@ struct Shared {
 struct Pending {
     closed: bool,
     calls: HashMap<u64, Waiting>,
-    /// Calls that were given up: the child may still work on them, and ask.
+    /// Calls that were given up: the server may still work on them, and ask.
     ghosts: HashMap<u64, (Arc<Client>, Instant)>,
 }
 
@@ -135,17 +180,29 @@ struct Waiting {
     asker: Option<(Asker, mpsc::Sender<Question>)>,
 }
 
-/// Why it cannot be told which client a child means.
+/// Why it cannot be told which client a server means.
 enum Unclear {
     NoCall,
     ManyCalls,
 }
 
 impl Pending {
+    /// The client's call on whose stream something came, or the one that it can belong to.
+    fn asked(&self, of: Option<u64>) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
+        match of {
+            Some(id) => {
+                let call = self.calls.get(&id).and_then(|call| call.asker.as_ref());
+                call.ok_or(Unclear::NoCall)
+            }
+            None => self.only_call(),
+        }
+    }
+
     /// The one client's call under way, if there is exactly one and nothing is left of another client's.
     fn only_call(&self) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
         let now = Instant::now();
-        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let mut calls = calls.filter(|(asker, _)| asker.task.is_none());
         let call = calls.next().ok_or(Unclear::NoCall)?;
         let haunted = self
             .ghosts
@@ -157,38 +214,46 @@ impl Pending {
         Ok(call)
     }
 
+    /// The call that waits for what this task comes to.
+    fn of_task(&self, task: &str) -> Result<&(Asker, mpsc::Sender<Question>), Unclear> {
+        let mut calls = self.calls.values().filter_map(|call| call.asker.as_ref());
+        let call = calls.find(|(asker, _)| asker.task.as_deref() == Some(task));
+        call.ok_or(Unclear::NoCall)
+    }
+
     fn remember(&mut self, id: u64, client: Arc<Client>) {
         let now = Instant::now();
         self.ghosts.retain(|_, (_, until)| *until > now);
-        if self.ghosts.len() < PENDING_MAX {
+        if self.ghosts.len() < GHOSTS_MAX {
             self.ghosts.insert(id, (client, now + GHOST));
         }
     }
 }
 
 impl Connection {
-    /// Starts the two tasks over a child's pipes.
-    pub(crate) fn start<W, R>(plugin: Arc<str>, stdin: W, stdout: R, ears: Ears) -> Self
-    where
-        W: AsyncWrite + Send + Unpin + 'static,
-        R: AsyncRead + Send + Unpin + 'static,
-    {
-        let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
-        let connection = Self(Arc::new(Shared {
+    /// Begins without agreement, with at most `pending_max` requests under way at once. `closed` is cancelled when either side
+    /// closes.
+    pub(crate) fn new(
+        plugin: Arc<str>,
+        carrier: Box<dyn Carrier>,
+        pending_max: usize,
+        ears: Ears,
+        closed: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Shared {
             plugin,
-            outgoing,
+            carrier,
+            pending_max,
             pending: Mutex::default(),
             next_id: AtomicU64::new(1),
             in_flight: AtomicUsize::new(0),
             heard: AtomicU64::new(0),
             garbage: AtomicUsize::new(0),
-            closed: CancellationToken::new(),
+            closed,
             ears,
+            one_at_a_time: Arc::new(Semaphore::new(1)),
             level: AtomicU8::new(NO_LEVEL),
-        }));
-        tokio::spawn(write_all(stdin, queue, connection.0.closed.clone()));
-        tokio::spawn(connection.clone().read_all(stdout));
-        connection
+        }))
     }
 
     /// Returns an id for a request, which is its progress token too.
@@ -196,7 +261,7 @@ impl Connection {
         self.0.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request under a fresh id; waits until `deadline` for room in the queue. `asker` is whom the child may ask and
+    /// Sends a request under a fresh id; waits until `deadline` for room in the queue. `asker` is whom the server may ask and
     /// tell something before it answers.
     ///
     /// # Errors
@@ -211,15 +276,16 @@ impl Connection {
         abandon: Abandon,
     ) -> Result<Exchange, Lost> {
         let mut exchange = self.expect(id, asker)?;
-        let message = envelope::write_request(Some(&Id::from_number(id)), method, params);
-        tokio::time::timeout_at(deadline.into(), self.send(message))
+        let request = Request { id, method, params };
+        let begun = self.0.carrier.begin(self, request);
+        exchange.sending = tokio::time::timeout_at(deadline.into(), begun)
             .await
             .unwrap_or(Err(Lost::Late))?;
         exchange.abandon = abandon;
         Ok(exchange)
     }
 
-    /// Answers a question of the child; waits until `deadline` for room in the queue.
+    /// Answers a question of the server; waits until `deadline` for room in the queue.
     ///
     /// # Errors
     /// [`Lost`] when it could not be queued.
@@ -230,31 +296,48 @@ impl Connection {
         deadline: Instant,
     ) -> Result<(), Lost> {
         let message = envelope::write_result(&question.id, result);
-        tokio::time::timeout_at(deadline.into(), self.send(message))
-            .await
-            .unwrap_or(Err(Lost::Late))
+        self.send(message, deadline).await
     }
 
-    /// Tells whether the child said something that is no message.
+    /// Tells whether the server said something that is no message.
     pub(crate) fn said_garbage(&self) -> bool {
         self.0.garbage.load(Ordering::Relaxed) > 0
     }
 
-    /// Tells whether the child asks clients something, so that its calls must not overlap.
+    /// Tells whether the server asks clients without saying on which call's behalf, so that its calls must not overlap.
     pub(crate) fn asks(&self) -> bool {
         self.0.ears.asks.load(Ordering::Relaxed)
     }
 
-    /// Asks a legacy child to log what is at least as grave as `level`, unless it was asked for as much before.
-    pub(crate) fn log_from(&self, level: Level) {
+    /// Waits until a client's call may be sent, at most until `deadline`: a server that does not say which call its questions
+    /// belong to gets one at a time.
+    ///
+    /// # Errors
+    /// [`Lost::Busy`] when others did not end before.
+    pub(crate) async fn turn(
+        &self,
+        deadline: Instant,
+    ) -> Result<Option<OwnedSemaphorePermit>, Lost> {
+        if !self.asks() {
+            return Ok(None);
+        }
+        let turn = Arc::clone(&self.0.one_at_a_time).acquire_owned();
+        match tokio::time::timeout_at(deadline.into(), turn).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            Ok(Err(_)) | Err(_) => Err(Lost::Busy),
+        }
+    }
+
+    /// Asks a legacy server to log what is at least as grave as `level`, unless it was asked for as much before. One that
+    /// does not do so logs what it likes.
+    pub(crate) async fn log_from(&self, level: Level, deadline: Instant) {
         if self.0.level.fetch_min(level as u8, Ordering::Relaxed) > level as u8 {
             let params = object(&json!({"level": level.as_str()}));
-            let id = Id::from_number(self.fresh_id());
-            self.try_send(envelope::write_request(
-                Some(&id),
-                "logging/setLevel",
-                &params,
-            ));
+            let until = deadline.min(Instant::now() + LEVEL_TIMEOUT);
+            let asked = self.request("logging/setLevel", &params, until, Abandon::Ignore);
+            if asked.await.is_err() {
+                tracing::debug!(plugin = %self.0.plugin, "the plugin did not answer to logging/setLevel");
+            }
         }
     }
 
@@ -263,23 +346,30 @@ impl Connection {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns how many lines came so far.
+    /// Returns how many messages came so far.
     pub(crate) fn heard(&self) -> u64 {
         self.0.heard.load(Ordering::Relaxed)
     }
 
-    /// Closes our end: the child's input ends once what is queued is written, calls under way fail.
+    /// Closes the connection: what is sent from now on is not sent, calls under way fail.
     pub(crate) fn close(&self) {
-        self.0.closed.cancel();
-        let calls = {
-            let mut pending = self.pending();
-            pending.closed = true;
-            std::mem::take(&mut pending.calls)
-        };
+        self.retire();
+        let calls = std::mem::take(&mut self.pending().calls);
         for (_, waiting) in calls {
             // Whoever no longer waits needs no answer.
             drop(waiting.answer.send(Err(Lost::Broken)));
         }
+    }
+
+    /// Takes no more requests. Those under way go on, if each has a stream of its own.
+    pub(crate) fn retire(&self) {
+        self.0.closed.cancel();
+        self.pending().closed = true;
+    }
+
+    /// Tells whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.is_cancelled()
     }
 
     /// Resolves when either side closed.
@@ -287,18 +377,10 @@ impl Connection {
         self.0.closed.cancelled().await;
     }
 
-    async fn send(&self, mut message: Vec<u8>) -> Result<(), Lost> {
-        message.push(b'\n');
-        tokio::select! {
-            sent = self.0.outgoing.send(message) => sent.map_err(|_| Lost::NotSent),
-            () = self.0.closed.cancelled() => Err(Lost::NotSent),
-        }
-    }
-
-    /// Queues a message if there is room: a child that does not read would not see it either.
-    fn try_send(&self, mut message: Vec<u8>) -> bool {
-        message.push(b'\n');
-        self.0.outgoing.try_send(message).is_ok()
+    async fn send(&self, message: Vec<u8>, deadline: Instant) -> Result<(), Lost> {
+        tokio::time::timeout_at(deadline.into(), self.0.carrier.send(message))
+            .await
+            .unwrap_or(Err(Lost::Late))
     }
 
     fn expect(&self, id: u64, asker: Option<Asker>) -> Result<Exchange, Lost> {
@@ -313,7 +395,7 @@ impl Connection {
         if pending.closed {
             return Err(Lost::NotSent);
         }
-        if pending.calls.len() >= PENDING_MAX {
+        if pending.calls.len() >= self.0.pending_max {
             return Err(Lost::Busy);
         }
         let waiting = Waiting {
@@ -330,6 +412,8 @@ impl Connection {
             answer,
             questions,
             abandon: Abandon::Ignore,
+            sending: None,
+            task: None,
         })
     }
 
@@ -349,31 +433,17 @@ impl Connection {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn read_all<R: AsyncRead + Unpin>(self, mut stdout: R) {
-        let mut splitter = LineSplitter::new(LINE_BYTES_MAX);
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let read = tokio::select! {
-                read = stdout.read(&mut chunk) => read,
-                () = self.0.closed.cancelled() => break,
-            };
-            match read {
-                Ok(0) | Err(_) => break,
-                Ok(count) => splitter.feed(&chunk[..count], |line| self.take_in(decode(&line))),
-            }
-        }
-        self.close();
-    }
-
-    fn take_in(&self, incoming: Incoming) {
+    /// Takes a message of the server in. `of` is the request on whose own stream it came, if it came on one.
+    pub(crate) fn take_in(&self, incoming: Incoming, of: Option<u64>) {
         self.0.heard.fetch_add(1, Ordering::Relaxed);
         match incoming {
-            Incoming::Answer(id, answer) => self.hand_over(id, Ok(answer)),
+            Incoming::Answer(id, Ok(result)) => self.hand_over(id, Ok(Answer::Result(result))),
+            Incoming::Answer(id, Err(error)) => self.hand_over(id, Ok(Answer::Error(error))),
             Incoming::TooLong(id) => self.hand_over(id, Err(Lost::TooLong)),
             Incoming::Question { id, method, params } => {
-                self.take_question(Question { id, method, params })
+                self.take_question(Question { id, method, params }, of)
             }
-            Incoming::Notice { method, params } => self.take_notice(&method, params.as_deref()),
+            Incoming::Notice { method, params } => self.take_notice(&method, params.as_deref(), of),
             Incoming::Garbage { reason } => self.complain(reason),
             Incoming::Lost => {
                 self.complain("is too long, and whom it answers cannot be told");
@@ -382,7 +452,8 @@ impl Connection {
         }
     }
 
-    fn hand_over(&self, id: u64, answer: Result<Answer, Lost>) {
+    /// Gives a request its answer, or the reason why there is none.
+    pub(crate) fn hand_over(&self, id: u64, answer: Result<Answer, Lost>) {
         match self.take(id) {
             // Whoever no longer waits needs no answer.
             Some(waiting) => drop(waiting.answer.send(answer)),
@@ -394,12 +465,12 @@ impl Connection {
     }
 
     /// Hands a question to the call that it belongs to, or says why it cannot be asked.
-    fn take_question(&self, question: Question) {
+    fn take_question(&self, question: Question, of: Option<u64>) {
         let id = question.id.clone();
         let refused = match question.method.as_str() {
             "ping" => return self.write_back(envelope::write_result(&id, &object(&json!({})))),
             "sampling/createMessage" | "elicitation/create" | "roots/list" => {
-                self.put_to_client(question)
+                self.put_to_client(question, of)
             }
             _ => Err((-32601, "no such method")),
         };
@@ -409,15 +480,29 @@ impl Connection {
         }
     }
 
-    fn put_to_client(&self, question: Question) -> Result<(), (i64, &'static str)> {
+    fn put_to_client(
+        &self,
+        question: Question,
+        of: Option<u64>,
+    ) -> Result<(), (i64, &'static str)> {
         const NO_CALL: &str = "no client's request is under way that could be asked";
         const UNCLEAR: &str =
             "several clients' requests are under way: it cannot be told which client to ask";
         let pending = self.pending();
-        let (asker, asks) = pending.only_call().map_err(|unclear| match unclear {
+        let task = question.params.as_deref().and_then(related_to);
+        let takes_turns = || {
+            if of.is_none() && task.is_none() {
+                self.0.ears.asks.store(true, Ordering::Relaxed);
+            }
+        };
+        let call = match &task {
+            Some(task) => pending.of_task(task),
+            None => pending.asked(of),
+        };
+        let (asker, asks) = call.map_err(|unclear| match unclear {
             Unclear::NoCall => (-32601, NO_CALL),
             Unclear::ManyCalls => {
-                self.0.ears.asks.store(true, Ordering::Relaxed);
+                takes_turns();
                 (-32603, UNCLEAR)
             }
         })?;
@@ -428,19 +513,19 @@ impl Connection {
         if params.is_some_and(|params| params.get().len() > QUESTION_BYTES_MAX) {
             return Err((-32602, "the question is too large"));
         }
-        self.0.ears.asks.store(true, Ordering::Relaxed);
+        takes_turns();
         asks.try_send(question)
             .map_err(|_| (-32603, "too many questions at once"))
     }
 
-    /// Answers the child at once; one that asks faster than it reads goes without.
+    /// Answers the server at once; one that asks faster than it reads goes without.
     fn write_back(&self, message: Vec<u8>) {
-        if !self.try_send(message) {
+        if !self.0.carrier.try_send(message) {
             self.complain("asks more than it reads");
         }
     }
 
-    fn take_notice(&self, method: &str, params: Option<&RawValue>) {
+    fn take_notice(&self, method: &str, params: Option<&RawValue>, of: Option<u64>) {
         #[derive(Deserialize)]
         struct Progress {
             #[serde(rename = "progressToken")]
@@ -470,7 +555,7 @@ impl Connection {
                 }
             }
             "notifications/message" => {
-                if let Ok((asker, _)) = self.pending().only_call() {
+                if let Ok((asker, _)) = self.pending().asked(of) {
                     asker.notices.pass_log(params);
                 }
             }
@@ -487,7 +572,7 @@ impl Connection {
     fn complain(&self, reason: &'static str) {
         let count = self.0.garbage.fetch_add(1, Ordering::Relaxed);
         if count < GARBAGE_LOGGED_MAX {
-            tracing::warn!(plugin = %self.0.plugin, reason, "a line on the plugin's standard output was dropped");
+            tracing::warn!(plugin = %self.0.plugin, reason, "what the plugin said was dropped");
         }
     }
 }
@@ -513,14 +598,16 @@ impl Wire for Connection {
 
     async fn notify(&self, method: &str, params: &RawValue, deadline: Instant) -> Result<(), Lost> {
         let message = envelope::write_request(None, method, params);
-        tokio::time::timeout_at(deadline.into(), self.send(message))
-            .await
-            .unwrap_or(Err(Lost::Late))
+        self.send(message, deadline).await
     }
 
     fn capabilities(&self) -> Value {
         // What clients behind us may be able to answer; whether the one that calls is, is looked at when it is asked.
         json!({"sampling": {"tools": {}}, "elicitation": {"form": {}, "url": {}}, "roots": {}})
+    }
+
+    fn agreed(&self, revision: Revision) {
+        self.0.carrier.agreed(revision);
     }
 }
 
@@ -536,6 +623,10 @@ pub(crate) struct Exchange {
     answer: oneshot::Receiver<Result<Answer, Lost>>,
     questions: Option<mpsc::Receiver<Question>>,
     abandon: Abandon,
+    /// Ends with the exchange.
+    sending: Sending,
+    /// The server's task that is given up with the exchange.
+    task: Option<Arc<str>>,
 }
 
 impl Exchange {
@@ -576,20 +667,26 @@ impl Exchange {
         self.questions.as_mut()?.try_recv().ok()
     }
 
-    /// Says whom the child may ask and tell something from now on.
-    pub(crate) fn continue_for(&self, asker: Asker) {
+    /// Says whom the server may ask and tell something from now on.
+    pub(crate) fn continue_for(&self, client: Arc<Client>, notices: Notices) {
         let mut pending = self.connection.pending();
         let waiting = pending.calls.get_mut(&self.id);
-        if let Some((old, _)) = waiting.and_then(|call| call.asker.as_mut()) {
-            *old = asker;
+        if let Some((asker, _)) = waiting.and_then(|call| call.asker.as_mut()) {
+            asker.client = client;
+            asker.notices = notices;
         }
     }
 
-    /// Tells the child that a question stays without an answer.
+    /// Has the server give up this task when nobody waits for the answer any more.
+    pub(crate) fn gives_up(&mut self, task: Arc<str>) {
+        self.task = Some(task);
+    }
+
+    /// Tells the server that a question stays without an answer.
     pub(crate) fn refuse(&self, question: &Question) {
         let error = object(&json!({"code": -32603, "message": "the client gave no answer"}));
-        self.connection
-            .try_send(envelope::write_error(&question.id, &error));
+        let message = envelope::write_error(&question.id, &error);
+        self.connection.0.carrier.try_send(message);
     }
 }
 
@@ -602,8 +699,18 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let left = self.connection.take(self.id);
         if self.abandon == Abandon::Cancel {
+            if let Some(task) = &self.task {
+                let id = Id::from_number(self.connection.fresh_id());
+                let cancel = Method::TasksCancel;
+                let request = envelope::write_request(Some(&id), cancel.as_str(), &params(task));
+                self.connection.0.carrier.try_send(request);
+            }
             if let Some((asker, _)) = left.and_then(|call| call.asker) {
                 self.connection.pending().remember(self.id, asker.client);
+            }
+            let carrier = &self.connection.0.carrier;
+            if carrier.cancels_by_closing() {
+                return;
             }
             #[derive(Serialize)]
             #[serde(rename_all = "camelCase")]
@@ -617,40 +724,8 @@ impl Drop for Exchange {
             }) else {
                 return;
             };
-            self.connection.try_send(envelope::write_request(
-                None,
-                "notifications/cancelled",
-                &params,
-            ));
+            let message = envelope::write_request(None, "notifications/cancelled", &params);
+            carrier.try_send(message);
         }
     }
-}
-
-async fn write_all<W: AsyncWrite + Unpin>(
-    mut stdin: W,
-    mut queue: mpsc::Receiver<Vec<u8>>,
-    closed: CancellationToken,
-) {
-    loop {
-        let message = tokio::select! {
-            biased;
-            message = queue.recv() => message,
-            () = closed.cancelled() => None,
-        };
-        let Some(message) = message else { break };
-        let written = tokio::select! {
-            written = stdin.write_all(&message) => written.is_ok(),
-            // A child that does not read must not keep its own end from coming.
-            () = give_up(&closed) => false,
-        };
-        if !written {
-            break;
-        }
-    }
-    closed.cancel();
-}
-
-async fn give_up(closed: &CancellationToken) {
-    closed.cancelled().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
 }

@@ -1,6 +1,6 @@
-//! Resources of a child whose changes somebody wants to know: one subscription at the child, however many listen.
+//! Resources of a server whose changes somebody wants to know: one subscription at the server, however many listen.
 //!
-//! Legacy children are asked with `resources/subscribe`; modern ones with `subscriptions/listen`, which tells of changed
+//! Legacy servers are asked with `resources/subscribe`; modern ones with `subscriptions/listen`, which tells of changed
 //! lists too.
 
 use std::{
@@ -16,22 +16,22 @@ use serde_json::{
 };
 use tokio::sync::watch;
 
-use super::connection::{Connection, Exchange};
-use crate::plugin::upstream::{
+use super::{
     Abandon, Wire as _,
+    connection::{Connection, Exchange},
     handshake::{Agreement, own_meta},
 };
 
 /// Resources of one plugin that are watched at once.
 const WATCHES_MAX: usize = 1000;
-/// How long a child may take to take a subscription.
+/// How long a server may take to take a subscription.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A request without an end: it has one all the same.
 const LISTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// How many want to know of each resource.
 #[derive(Debug, Clone)]
-pub(super) struct Watches(Arc<watch::Sender<BTreeMap<String, usize>>>);
+pub(crate) struct Watches(Arc<watch::Sender<BTreeMap<String, usize>>>);
 
 impl Default for Watches {
     fn default() -> Self {
@@ -41,7 +41,7 @@ impl Default for Watches {
 
 impl Watches {
     /// Counts one more; false if too many resources are watched.
-    pub(super) fn add(&self, uri: &str) -> bool {
+    pub(crate) fn add(&self, uri: &str) -> bool {
         let mut added = true;
         self.0.send_if_modified(|wanted| {
             if let Some(count) = wanted.get_mut(uri) {
@@ -58,7 +58,7 @@ impl Watches {
     }
 
     /// Counts one less.
-    pub(super) fn remove(&self, uri: &str) {
+    pub(crate) fn remove(&self, uri: &str) {
         self.0.send_if_modified(|wanted| match wanted.get_mut(uri) {
             Some(count) if *count > 1 => {
                 *count -= 1;
@@ -70,22 +70,22 @@ impl Watches {
     }
 
     /// Returns a receiver that sees every change of what is watched.
-    pub(super) fn follow(&self) -> watch::Receiver<BTreeMap<String, usize>> {
+    pub(crate) fn follow(&self) -> watch::Receiver<BTreeMap<String, usize>> {
         self.0.subscribe()
     }
 }
 
-/// What one child was asked to tell.
+/// What one server was asked to tell.
 #[derive(Debug, Default)]
-pub(super) struct Subscribed {
+pub(crate) struct Subscribed {
     uris: BTreeSet<String>,
-    /// The open `subscriptions/listen` of a modern child.
+    /// The open `subscriptions/listen` of a modern server.
     listen: Option<Exchange>,
 }
 
 impl Subscribed {
-    /// Asks the child to tell what is wanted now, and no more.
-    pub(super) async fn bring_to(
+    /// Asks the server to tell what is wanted now, and no more.
+    pub(crate) async fn bring_to(
         &mut self,
         wanted: BTreeSet<String>,
         connection: &Connection,
@@ -117,8 +117,8 @@ impl Subscribed {
         }
     }
 
-    /// Waits until a modern child ends what it was asked to tell; for ever if there is nothing to end.
-    pub(super) async fn ended(&mut self) {
+    /// Waits until a modern server ends what it was asked to tell; for ever if there is nothing to end.
+    pub(crate) async fn ended(&mut self) {
         match &mut self.listen {
             None => std::future::pending().await,
             Some(listen) => {
@@ -145,6 +145,27 @@ async fn listen(
     agreement: &Agreement,
     wanted: &BTreeSet<String>,
 ) -> Option<Exchange> {
+    let params = listen_params(agreement, wanted)?;
+    let id = connection.fresh_id();
+    connection
+        .begin(
+            id,
+            "subscriptions/listen",
+            &params,
+            None,
+            Instant::now() + PATIENCE,
+            Abandon::Cancel,
+        )
+        .await
+        .ok()
+}
+
+/// Makes the parameters of a `subscriptions/listen` for changes of lists and of these resources, as far as the server said
+/// that it tells of them. `None` if it tells of nothing.
+pub(crate) fn listen_params(
+    agreement: &Agreement,
+    wanted: &BTreeSet<String>,
+) -> Option<Box<RawValue>> {
     let filter = json!({
         "toolsListChanged": agreement.has("/tools/listChanged"),
         "promptsListChanged": agreement.has("/prompts/listChanged"),
@@ -159,22 +180,7 @@ async fn listen(
             .values()
             .any(|value| *value != false && *value != json!([]))
     });
-    if !something {
-        return None;
-    }
-    let params = raw(&json!({"_meta": own_meta(), "notifications": filter}));
-    let id = connection.fresh_id();
-    connection
-        .begin(
-            id,
-            "subscriptions/listen",
-            &params,
-            None,
-            Instant::now() + PATIENCE,
-            Abandon::Cancel,
-        )
-        .await
-        .ok()
+    something.then(|| raw(&json!({"_meta": own_meta(), "notifications": filter})))
 }
 
 fn raw(value: &Value) -> Box<RawValue> {
