@@ -57,70 +57,80 @@ async fn metric(fleet: &Fleet, name: &str) -> Result<f64> {
         .sum())
 }
 
-#[tokio::test]
-async fn a_flood_of_one_tenant_starves_no_other_and_is_sent_away_at_once() -> Result<()> {
-    let fleet = Arc::new(
-        Fleet::up(&format!(
-            "[edge.http]\nin_flight_max = 4\n[edge.concurrency]\nadaptive = false\n\
-             [edge.rate]\nper_second = 100000\nburst = 100000\n[edge.queue]\nwait_max = \"10s\"\n{}",
-            nap_plugin()
-        ))
-        .await?,
-    );
-    let (flood, light) = (
-        tenant(&fleet, "flood").await?,
-        tenant(&fleet, "light").await?,
-    );
+/// A fleet whose edge has room for four calls.
+async fn small_fleet() -> Result<Arc<Fleet>> {
+    let fleet = Fleet::up(&format!(
+        "[edge.http]\nin_flight_max = 4\n[edge.concurrency]\nadaptive = false\n\
+         [edge.rate]\nper_second = 100000\nburst = 100000\n[edge.queue]\nwait_max = \"10s\"\n{}",
+        nap_plugin()
+    ))
+    .await?;
     eventually(PATIENCE, || async {
-        let answer = nap(&light, &fleet, 1).await?;
+        let answer = nap(fleet.client(), &fleet, 1).await?;
         ensure!(answer.json["result"].is_object(), "{}", answer.text);
         Ok(())
     })
     .await?;
-    let over = Arc::new(AtomicBool::new(false));
-    let mut crowd = JoinSet::new();
-    for _ in 0..24 {
-        let (client, fleet, over) = (flood.clone(), Arc::clone(&fleet), Arc::clone(&over));
-        crowd.spawn(async move {
-            let (mut served, mut refused) = (0, 0);
-            while !over.load(Ordering::Relaxed) {
-                let answer = nap(&client, &fleet, 100).await?;
-                if answer.json["result"].is_object() {
-                    served += 1;
-                    continue;
+    Ok(Arc::new(fleet))
+}
+
+/// Many clients of a tenant that call again and again.
+struct Flood {
+    over: Arc<AtomicBool>,
+    crowd: JoinSet<Result<(u64, u64)>>,
+}
+
+impl Flood {
+    /// Returns when the edge is in an overload.
+    async fn begin(fleet: &Arc<Fleet>) -> Result<Flood> {
+        let client = tenant(fleet, "flood").await?;
+        let mut flood = Flood {
+            over: Arc::default(),
+            crowd: JoinSet::new(),
+        };
+        for _ in 0..24 {
+            let (client, fleet) = (client.clone(), Arc::clone(fleet));
+            let over = Arc::clone(&flood.over);
+            flood.crowd.spawn(async move {
+                let (mut served, mut refused) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    let answer = nap(&client, &fleet, 100).await?;
+                    if answer.json["result"].is_object() {
+                        served += 1;
+                        continue;
+                    }
+                    let error = &answer.json["error"];
+                    ensure!(error["code"] == -31503, "{}", answer.text);
+                    ensure!(error["data"]["retryable"] == true, "{}", answer.text);
+                    ensure!(answer.header("retry-after") == "1", "{:?}", answer.headers);
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                ensure!(answer.json["error"]["code"] == -31503, "{}", answer.text);
-                ensure!(
-                    answer.json["error"]["data"]["retryable"] == true,
-                    "{}",
-                    answer.text
-                );
-                ensure!(answer.header("retry-after") == "1", "{:?}", answer.headers);
-                refused += 1;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok((served, refused))
-        });
+                Ok((served, refused))
+            });
+        }
+        eventually(PATIENCE, || async {
+            ensure!(metric(fleet, "sweetmcp_edge_shed_total").await? > 50.0);
+            Ok(())
+        })
+        .await?;
+        Ok(flood)
     }
-    // The flood is there.
-    eventually(PATIENCE, || async {
-        ensure!(metric(&fleet, "sweetmcp_edge_shed_total").await? > 50.0);
-        Ok(())
-    })
-    .await?;
-    for _ in 0..20 {
-        let answer = nap(&light, &fleet, 10).await?;
-        assert!(answer.json["result"].is_object(), "{}", answer.text);
+
+    /// How many calls were served and refused.
+    async fn end(mut self) -> Result<(u64, u64)> {
+        self.over.store(true, Ordering::Relaxed);
+        let mut all = (0, 0);
+        while let Some(one) = self.crowd.join_next().await {
+            let (served, refused) = one??;
+            all = (all.0 + served, all.1 + refused);
+        }
+        Ok(all)
     }
-    over.store(true, Ordering::Relaxed);
-    let (mut served, mut refused) = (0, 0);
-    while let Some(one) = crowd.join_next().await {
-        let one = one??;
-        served += one.0;
-        refused += one.1;
-    }
-    assert!(served > 10 && refused > 50, "{served} {refused}");
-    // How soon, by the edge's own clock; a busy machine may be late now and then.
+}
+
+/// How long refused calls took, in microseconds by the edge's own clock, in order.
+fn refusals(fleet: &Fleet) -> Result<Vec<u64>> {
     let mut took: Vec<u64> = Vec::new();
     for entry in std::fs::read_dir(fleet.state().join("logs"))? {
         let text = std::fs::read_to_string(entry?.path())?;
@@ -131,8 +141,46 @@ async fn a_flood_of_one_tenant_starves_no_other_and_is_sent_away_at_once() -> Re
         took.extend(refused.filter_map(|line| line["duration_us"].as_u64()));
     }
     took.sort_unstable();
-    let median = *took.get(took.len() / 2).context("no refusal was logged")?;
+    ensure!(!took.is_empty(), "no refusal was logged");
+    Ok(took)
+}
+
+#[tokio::test]
+async fn a_flood_of_one_tenant_starves_no_other_and_is_sent_away_at_once() -> Result<()> {
+    let fleet = small_fleet().await?;
+    let light = tenant(&fleet, "light").await?;
+    let flood = Flood::begin(&fleet).await?;
+    for _ in 0..20 {
+        let answer = nap(&light, &fleet, 10).await?;
+        assert!(answer.json["result"].is_object(), "{}", answer.text);
+    }
+    let (served, refused) = flood.end().await?;
+    assert!(served > 10 && refused > 50, "{served} {refused}");
+    // A busy machine may be late now and then.
+    let took = refusals(&fleet)?;
+    let median = took[took.len() / 2];
     assert!(median <= 5_000, "{median} us");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "measures milliseconds: run it on a release build and an idle machine with --run-ignored only"]
+async fn of_a_flood_99_of_100_are_sent_away_within_5_ms() -> Result<()> {
+    let fleet = small_fleet().await?;
+    let flood = Flood::begin(&fleet).await?;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    flood.end().await?;
+    let took = refusals(&fleet)?;
+    let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    eprintln!(
+        "{} refusals: p50 {} us, p90 {} us, p99 {} us, longest {} us",
+        took.len(),
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
+    assert!(at(99) <= 5_000, "{} us", at(99));
     Ok(())
 }
 

@@ -127,6 +127,11 @@ async fn sessions(fleet: &Fleet, version: &str) -> Result<()> {
     let batch = in_session(fleet, &session, &array).await?;
     if version == "2025-03-26" {
         assert_eq!(batch.json.as_array().context("an array")?.len(), 2);
+        let many: Vec<Value> = (0..129).map(|id| call(id, "ping", json!({}))).collect();
+        let many = in_session(fleet, &session, &json!(many)).await?;
+        let error = &many.json["error"];
+        assert_eq!((many.status, &error["code"]), (400, &json!(-32600)));
+        assert_eq!(error["message"], "a batch takes at most 128 entries");
     } else {
         assert_eq!(batch.status, 400);
     }
@@ -179,6 +184,17 @@ async fn batches(fleet: &Fleet) -> Result<()> {
     assert_eq!(entries[1]["error"]["code"], -32600);
     assert_eq!(entries[2]["error"]["code"], -32601);
     assert!(entries[3]["result"]["content"].is_array());
+
+    for (entries, status) in [(128_u64, 200), (129, 400)] {
+        let many: Vec<Value> = (0..entries).map(|id| call(id, "ping", json!({}))).collect();
+        let answer = client.post_json(url, &json!(many)).await?;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        if status == 400 {
+            let error = &answer.json["error"];
+            assert_eq!(error["code"], -32600, "{}", answer.text);
+            assert_eq!(error["message"], "a batch takes at most 128 entries");
+        }
+    }
 
     let empty = client.post_json(url, &json!([])).await?;
     assert_eq!(empty.json["error"]["code"], -32600);

@@ -241,7 +241,7 @@ async fn every_endpoint_may_have_a_body_limit_of_its_own() -> Result<()> {
 }
 
 /// Most memory that a process has held, in KiB.
-fn peak_kib(pid: u32) -> Result<u64> {
+pub(crate) fn peak_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));

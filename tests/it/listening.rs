@@ -118,7 +118,11 @@ async fn streams_outlive_deploys_and_killed_apps_and_hear_of_plugins_that_come_a
             fleet.kill_9(app.pid)?;
         }
     }
-    changed(fleet, &[&new, &old], "work_work", true).await?;
+    eventually(PATIENCE, async || {
+        ensure!(offers(fleet, "work_work").await?);
+        Ok(())
+    })
+    .await?;
     new.take()?;
     old.take()?;
     Ok(())

@@ -8,6 +8,7 @@
 
 mod tidy;
 
+mod abandoned;
 mod adoption;
 mod clients;
 mod components;
@@ -19,13 +20,16 @@ mod fairness;
 mod front_doors;
 mod hostile;
 mod idle_streams;
+mod large_results;
 mod listening;
 mod loadtest;
 mod matrix;
 mod pinned;
+mod refusals;
 mod seeds;
 mod sessions;
 mod supervision;
+mod tasks;
 mod telling;
 mod tool_search;
 mod upstreams;

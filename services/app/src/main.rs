@@ -20,7 +20,8 @@ use app::plugin::http::{HttpSpec, Transport};
 use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::pins::{OnChange, PinSpec};
-use app::plugin::stdio::{StdioSpec, process::Program};
+use app::plugin::signature::SignedBy;
+use app::plugin::stdio::{self, Instances, StdioSpec, process::Program, sandbox::Sandbox};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
 use app::server::listen::{self, Listening};
@@ -265,6 +266,7 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
         .map(|plugin| Spec {
             name: plugin.name.clone(),
             prefix: plugin.prefix.clone(),
+            names: plugin.names.clone(),
             scopes: plugin.scopes.clone(),
             kind: kind(plugin, state),
         })
@@ -292,6 +294,9 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             args,
             env,
             working_dir,
+            instances,
+            limits,
+            sandbox,
             start_timeout,
         } => {
             let env: BTreeMap<String, String> = env
@@ -304,8 +309,23 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                     args: args.clone(),
                     env,
                     working_dir: working_dir.clone(),
+                    sandbox: sandbox.as_ref().map(|sandbox| Sandbox {
+                        read: sandbox.read.clone(),
+                        write: sandbox.write.clone(),
+                        network: sandbox.network,
+                    }),
                 },
-                instances: 1,
+                instances: Instances {
+                    min: instances.min,
+                    max: instances.max,
+                    idle: instances.idle,
+                },
+                limits: stdio::limits::Limits {
+                    memory_bytes: limits.memory_bytes,
+                    cpus: limits.cpus,
+                    processes: limits.processes,
+                },
+                signed_by: signed_by(plugin),
                 start_timeout: *start_timeout,
                 call_timeout: plugin.call_timeout,
             })
@@ -354,17 +374,21 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             root,
             writable,
             memory_limit,
+            fuel,
+            allow_hosts,
             calls_max,
             warm,
             response_limit,
         } => Kind::Wasm(WasmSpec {
             module: module.clone(),
             digest: digest.clone(),
+            signed_by: signed_by(plugin),
             limits: wasm::Limits {
                 memory_bytes: usize::try_from(*memory_limit).unwrap_or(usize::MAX),
                 answer_bytes: usize::try_from(*response_limit).unwrap_or(usize::MAX),
                 calls: *calls_max,
                 warm: *warm,
+                fuel: *fuel,
             },
             grants: wasm::Grants {
                 clock: grants.contains(&settings::Grant::Clock),
@@ -377,7 +401,9 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                         wasm::Rights::Read
                     },
                 }),
+                web: None,
             },
+            allow_hosts: allow_hosts.clone(),
             cache: Some(state.join("components")),
             call_timeout: plugin.call_timeout,
         }),
@@ -401,6 +427,13 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             },
         }),
     }
+}
+
+fn signed_by(plugin: &settings::Plugin) -> Option<SignedBy> {
+    plugin.signature.as_ref().map(|signature| SignedBy {
+        key: signature.key.clone(),
+        files: signature.files.clone(),
+    })
 }
 
 fn exposed(credential: &settings::Credential) -> Credential {

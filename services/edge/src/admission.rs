@@ -142,6 +142,16 @@ impl Admission {
         self.costs.get(tool).or_else(learnt).unwrap_or(1)
     }
 
+    /// The right to listen.
+    fn listener(&self) -> Result<Permit, Failure> {
+        let listens = self.listeners.enter();
+        let full = |_| Failure::new(Cause::Overloaded).retry_after(COME_BACK);
+        Ok(Permit {
+            _place: None,
+            _listens: Some(listens.map_err(full)?),
+        })
+    }
+
     fn facts(&self, context: &Context, caller: &Caller, kind: &str, now: Instant) -> Facts {
         let weight = self.weights.get(&caller.tenant);
         let usual = self.room.usual(kind);
@@ -192,14 +202,7 @@ pub async fn admit(
         _reserved: reserved,
     };
     if call.method == Method::SubscriptionsListen {
-        let listens = admission.listeners.enter();
-        let listens =
-            listens.map_err(|_| Failure::new(Cause::Overloaded).retry_after(COME_BACK))?;
-        let permit = Permit {
-            _place: None,
-            _listens: Some(listens),
-        };
-        return Ok((permit, admitted(now)));
+        return Ok((admission.listener()?, admitted(now)));
     }
     let facts = admission.facts(context, caller, tool.unwrap_or(call.method.label()), now);
     match admission.room.enter(&facts).await {
@@ -223,6 +226,15 @@ pub async fn admit(
             Err(failure.retry_after(COME_BACK))
         }
     }
+}
+
+/// Admits one who listens to what the edge itself knows.
+///
+/// # Errors
+/// [`Cause::RateLimited`] with the time after which the same would pass; [`Cause::Overloaded`].
+pub async fn listen(edge: &Edge, caller: &Caller) -> Result<Permit, Failure> {
+    charge(edge, caller).await?;
+    edge.admission.listener()
 }
 
 /// Charges a caller's rate for what is no call, such as opening a stream of events.

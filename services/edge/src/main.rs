@@ -22,6 +22,7 @@ mod ingress;
 mod ledger;
 mod life;
 mod listen;
+mod lists;
 mod metrics;
 mod record;
 mod room;

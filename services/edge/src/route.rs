@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mcp::envelope::{self, Body};
 use mcp::members::Members;
+use mcp::notification::Filter;
 use mcp::{Call, Cause, Failure, Message, Method, Repeat};
 use policy::split::Facts;
 
@@ -41,7 +42,12 @@ pub fn choose(
     let view = edge.fleet.view();
     let instance = match begun_at(&call) {
         None => None,
-        Some(name) => Some(view.instance(&name).ok_or_else(|| gone(&call))?),
+        Some(name) => match view.instance(&name) {
+            // Whoever listens hears of the rest; that its tasks are gone it is told by what is granted.
+            None if call.method == Method::SubscriptionsListen => None,
+            None => return Err(gone(&call)),
+            found => found,
+        },
     };
     let release = release(edge, context, &view, instance.as_deref())?;
     Ok(Route {
@@ -60,6 +66,9 @@ pub fn choose(
 /// [`Cause::NoBackend`] as [`choose`].
 pub fn choose_again(edge: &Edge, context: &Context, route: &mut Route) -> Result<(), Failure> {
     let view = edge.fleet.view();
+    // The tasks that are listened to are gone with their instance; the lists are not.
+    let still_there = |instance: &Arc<Backend>| view.instance(&instance.name).is_some();
+    route.instance = route.instance.take().filter(still_there);
     route.release = release(edge, context, &view, route.instance.as_deref())?;
     route.view = Arc::clone(&view);
     Ok(())
@@ -108,7 +117,12 @@ fn begun_at(call: &Call) -> Option<String> {
         return instance_of(call.name.as_deref()?);
     }
     // Most calls are told apart without being read.
-    if !call.method.may_require_input() || !contains(&call.body, b"\"requestState\"") {
+    let listens = call.method == Method::SubscriptionsListen;
+    let goes_on = match listens {
+        true => contains(&call.body, b"\"taskIds\""),
+        false => call.method.may_require_input() && contains(&call.body, b"\"requestState\""),
+    };
+    if !goes_on {
         return None;
     }
     let Ok(Body::One(Ok(Message::Request {
@@ -118,8 +132,13 @@ fn begun_at(call: &Call) -> Option<String> {
     else {
         return None;
     };
-    let state = Members::parse(params).ok()?.get_str("requestState")?;
-    instance_of(&state)
+    let params = Members::parse(params).ok()?;
+    if listens {
+        // One stream is one instance's: that of the first task; of others' it grants none.
+        let filter = Filter::read(params.get("notifications")?).ok()?;
+        return instance_of(filter.task_ids.first()?);
+    }
+    instance_of(&params.get_str("requestState")?)
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
@@ -169,6 +188,16 @@ mod tests {
                 Some("app-2"),
             ),
             (Method::ToolsList, r#"{"requestState":"app-1.x"}"#, None),
+            (
+                Method::SubscriptionsListen,
+                r#"{"notifications":{"toolsListChanged":true,"taskIds":["app-3.x","app-4.x"]}}"#,
+                Some("app-3"),
+            ),
+            (
+                Method::SubscriptionsListen,
+                r#"{"notifications":{"toolsListChanged":true}}"#,
+                None,
+            ),
         ] {
             let raw = serde_json::value::RawValue::from_string(params.to_owned()).unwrap();
             let client = ClientMeta::plain("t");

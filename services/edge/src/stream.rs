@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::events::Teller;
-use crate::gateway;
 use crate::identity::Caller;
+use crate::{gateway, lists};
 
 /// Notifications that wait for one slow client.
 const WAITING_MAX: usize = 16;
@@ -162,6 +162,9 @@ pub fn run(
     caller: Arc<Caller>,
     call: Call,
 ) -> BoxStream<'static, Result<Part, Failure>> {
+    if let Some(wanted) = lists::wanted(&call) {
+        return lists::listen(edge, context, caller, call, wanted);
+    }
     let (client, told) = mpsc::channel(WAITING_MAX);
     let named = telemetry::request_span(context.request_id.as_str(), &context.trace);
     let work = async move {

@@ -172,7 +172,7 @@ fn called(call: &Call) -> Result<Call, Failure> {
         name: Some(name),
         id: call.id.clone(),
         body: body.into(),
-        param_headers: Vec::new(),
+        param_headers: None,
     })
 }
 
@@ -245,7 +245,7 @@ async fn list(
         name: None,
         id: asked.id.clone(),
         body: body.into(),
-        param_headers: Vec::new(),
+        param_headers: None,
     };
     let route = route::choose(edge, context, call, None)?;
     bridge::send(edge, context, caller, route, record, &mut Told::nobody()).await

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -104,11 +104,7 @@ impl Transport {
             return Ok(Answer::Events(Events::new(body)));
         }
         let is_json = media.starts_with("application/json");
-        let body = Limited::new(body, ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|_| Broken::Lost)?
-            .to_bytes();
+        let body = gather(body).await?;
         if status == 202 {
             return Ok(Answer::Whole(Reply {
                 status,
@@ -132,6 +128,35 @@ impl Transport {
             body,
         }))
     }
+}
+
+/// Reads a body whole, at most [`ANSWER_BYTES_MAX`] of it. A large one is never held twice: what has come is put in its place in
+/// the whole at once.
+async fn gather(body: Incoming) -> Result<Bytes, Broken> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > ANSWER_BYTES_MAX {
+        return Err(Broken::Lost);
+    }
+    let mut body = Limited::new(body, ANSWER_BYTES_MAX);
+    let mut first: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Broken::Lost)?.into_data() else {
+            continue;
+        };
+        match first.take() {
+            // One piece is the common case, and needs no copy.
+            None if whole.is_empty() => first = Some(data),
+            begun => {
+                if let Some(begun) = begun {
+                    whole.reserve(announced.max(begun.len() + data.len()));
+                    whole.extend_from_slice(&begun);
+                }
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
 /// An app's answer.
@@ -254,7 +279,10 @@ pub fn head(
     if let Some(baggage) = span.baggage() {
         set(HeaderName::from_static("baggage"), baggage);
     }
-    for (name, value) in &call.param_headers {
+    if call.param_headers.is_none() {
+        set(HeaderName::from_static(names::HEADLESS), "1");
+    }
+    for (name, value) in call.param_headers.iter().flatten() {
         if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
             set(name, value);
         }

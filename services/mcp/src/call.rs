@@ -65,8 +65,9 @@ pub struct Call {
     pub id: Option<Id>,
     /// The whole JSON-RPC message.
     pub body: Bytes,
-    /// `Mcp-Param-*` headers as they came, name and value, to be forwarded.
-    pub param_headers: Vec<(String, String)>,
+    /// `Mcp-Param-*` headers as they came, name and value, to be forwarded; `None` for a call that had no head,
+    /// so that nothing could be repeated there.
+    pub param_headers: Option<Vec<(String, String)>>,
 }
 
 /// What a client says of itself on each request (`params._meta`).
@@ -129,7 +130,7 @@ impl Call {
             name,
             id,
             body: Bytes::from(body),
-            param_headers: Vec::new(),
+            param_headers: None,
         })
     }
 

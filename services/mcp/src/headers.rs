@@ -31,6 +31,9 @@ pub const TENANT: &str = "sweetmcp-tenant";
 /// Inside the fleet, edge to app: the scopes that the caller's token grants, separated by blanks; `*` is the edge
 /// itself, which sees everything.
 pub const SCOPES: &str = "sweetmcp-scopes";
+/// Inside the fleet, edge to app: the call came without a head (in a session, as plain JSON-RPC, as GraphQL), so
+/// no argument is repeated as `Mcp-Param-*`.
+pub const HEADLESS: &str = "sweetmcp-headless";
 /// A client's wish for one release (needs the `release` scope); in answers, the release that answered.
 pub const RELEASE: &str = "sweetmcp-release";
 /// A client's wish for its list of tools: `all`, or `search` for two tools that stand in for all. Also `tools` in

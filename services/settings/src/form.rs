@@ -580,6 +580,80 @@ impl Variables {
     }
 }
 
+/// Texts by name, as a table, or in the environment as `name=text,name=text`.
+pub(crate) struct Texts {
+    pub(crate) name: &'static Rule,
+    pub(crate) value: &'static Rule,
+    pub(crate) entries_max: usize,
+}
+
+impl Form for Texts {
+    type Checked = BTreeMap<String, String>;
+
+    fn check(&self, found: &Found) -> Result<Self::Checked, Wrong> {
+        let entries: Vec<(String, Option<String>, Option<&Found>)> = match &found.value {
+            Value::Table(entries) => {
+                let text = |entry: &Found| text_of(entry).ok().map(str::to_owned);
+                let entry = |(name, entry)| (String::clone(name), text(entry), Some(entry));
+                entries.iter().map(entry).collect()
+            }
+            Value::Text(text) => {
+                let parts = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty());
+                let entry = |part: &str| {
+                    let (name, text) = part.split_once('=').unwrap_or((part, ""));
+                    (name.trim().to_owned(), Some(text.trim().to_owned()), None)
+                };
+                parts.map(entry).collect()
+            }
+            _ => return Err(Wrong::default()),
+        };
+        within(entries.len(), &0, &self.entries_max)?;
+        let mut texts = BTreeMap::new();
+        for (name, text, part) in entries {
+            let wrong = |allowed: String| Wrong {
+                part: part.cloned(),
+                allowed: Some(allowed),
+                write: None,
+            };
+            if !self.name.accepts(&name) {
+                return Err(wrong(format!("as a name {}", self.name.allowed)));
+            }
+            let Some(text) = text.filter(|text| self.value.accepts(text)) else {
+                return Err(wrong(format!("for {name} {}", self.value.allowed)));
+            };
+            texts.insert(name, text);
+        }
+        Ok(texts)
+    }
+
+    fn show(&self, checked: &Self::Checked) -> Json {
+        let entry = |(name, text): (&String, &String)| (name.clone(), Json::from(text.as_str()));
+        checked.iter().map(entry).collect()
+    }
+
+    fn shape(&self) -> Shape {
+        let (name, value) = (self.name.example, self.value.example);
+        Shape {
+            kind: "texts",
+            allowed: format!(
+                "a table of at most {} texts by name, such as {{ {name:?} = {value:?} }}; in the environment {name}={value}",
+                self.entries_max
+            ),
+            example: json!({name: value}),
+            syntax: Syntax::Map,
+            schema: json!({
+                "type": "object",
+                "propertyNames": {"maxLength": self.name.length_max},
+                "additionalProperties": {"type": "string", "minLength": self.value.length_min, "maxLength": self.value.length_max},
+                "maxProperties": self.entries_max,
+            }),
+        }
+    }
+}
+
 /// Whole numbers by name, as a table, or in the environment as `name=number,name=number`.
 pub(crate) struct Numbers {
     pub(crate) name: &'static Rule,

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use crate::form::{
     Address, Choice, Choices, Count, FilePath, Flag, Form, Lasting, List, Numbers, Optional, Ratio,
-    Shape, Size, Text, Variables,
+    Shape, Size, Text, Texts, Variables,
 };
 use crate::reader::Reader;
 use crate::secret::Secret;
@@ -425,6 +425,8 @@ section! {
         kind: Kind = Choice::<Kind>::new(), none();
         /// What its tools' names begin with; the plugin's name and `_` if it is not set.
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
+        /// Names under which some of its tools and prompts are served, whole, in place of prefix and own name.
+        names: BTreeMap<String, String> = Texts { name: &text::OWN_NAME, value: &text::PUBLIC_NAME, entries_max: 1024 }, Some(Value::Table(BTreeMap::new()));
         /// Whether its word on what a tool does (read-only, idempotent) is believed.
         trusted: bool = Flag, Some(Value::Flag(false));
         /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new, and to the
@@ -433,6 +435,11 @@ section! {
         pins: Pinning = Choice::<Pinning>::new(), text("off");
         /// Scopes of which a caller's token must grant one to see and use what it offers; none: everybody may.
         scopes: Vec<String> = List { item: Text(&text::SCOPE), length_min: 0, length_max: 16 }, empty();
+        /// stdio, wasm: the minisign public key whose signature its files must have: the program, or the files in
+        /// `signed_files`; the component. The signature of FILE is FILE.minisig. A file without it is not started or loaded.
+        signed_by: Option<String> = Optional(Text(&text::MINISIGN_KEY)), none();
+        /// stdio: the files that must be signed, such as an interpreter's script; the program if it is empty.
+        signed_files: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
         /// stdio: the program.
         command: Option<String> = Optional(Text(&text::PATH)), none();
         /// stdio: its arguments.
@@ -441,6 +448,31 @@ section! {
         env: BTreeMap<String, Secret> = Variables { name: &text::VARIABLE, entries_max: 128, value_max: 16 * 1024 }, Some(Value::Table(BTreeMap::new()));
         /// stdio: the folder it runs in; the release's if it is not set.
         working_dir: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
+        /// stdio: processes of the program that serve always.
+        instances_min: usize = Count::<usize> { min: 1, max: 64 }, number(1);
+        /// stdio: processes of the program that serve at most: one more is started when a call finds all of them busy. A
+        /// server that works in tasks keeps one.
+        instances_max: Option<usize> = Optional(Count::<usize> { min: 1, max: 64 }), none();
+        /// stdio: how long a process beyond `instances_min` stays without a call.
+        instances_idle: Duration = seconds(1, 86_400), text("60s");
+        /// stdio: memory of one process and all that it starts; past it they are killed, and started again.
+        child_memory_limit: Option<u64> = Optional(Size { min: MIB, max: 1024 * 1024 * MIB }), none();
+        /// stdio: processors that one process and all that it starts may keep busy, averaged over five seconds; past it they
+        /// are killed, and started again.
+        child_cpu_limit: Option<f64> = Optional(Ratio { min: 0.01, max: 1024.0 }), none();
+        /// stdio: how many processes one process may have with all that it starts, itself included; past it they are killed,
+        /// and started again.
+        child_processes_limit: Option<usize> = Optional(Count::<usize> { min: 1, max: 65_536 }), none();
+        /// stdio: whether it is kept within walls: no new privileges, no files but the system's programs and libraries, its
+        /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, and no network. It is not
+        /// started where the kernel cannot do that (Landlock, Linux 6.2).
+        sandbox: bool = Flag, Some(Value::Flag(false));
+        /// stdio with `sandbox`: files and folders that it may read.
+        read_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
+        /// stdio with `sandbox`: files and folders that it may read and write.
+        write_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
+        /// stdio with `sandbox`: whether it may use the network.
+        network: bool = Flag, Some(Value::Flag(false));
         /// stdio, http: how long its handshake may take.
         start_timeout: Duration = millis(100, 600), text("30s");
         /// How long one of its calls may take.
@@ -497,6 +529,8 @@ section! {
         writable: bool = Flag, Some(Value::Flag(false));
         /// wasm: memory of one call.
         memory_limit: u64 = Size { min: MIB, max: 1024 * MIB }, text("64MiB");
+        /// wasm: how much one call may compute, in WebAssembly instructions; time alone ends it if it is not set.
+        fuel: Option<u64> = Optional(Count::<u64> { min: 10_000, max: 1 << 50 }), none();
         /// wasm: calls under way at once.
         calls_max: usize = Count::<usize> { min: 1, max: 64 }, number(16);
         /// wasm: instances that are made ahead of their call.
@@ -508,7 +542,8 @@ section! {
         root: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
         /// builtin sqlite: the database; one in memory if it is not set.
         path: Option<PathBuf> = Optional(FilePath(&text::PATH)), none();
-        /// builtin http: hosts that may be fetched from.
+        /// builtin http: hosts that may be fetched from. wasm: hosts that the component may ask (`wasi:http`), with the same
+        /// rules for redirects and private addresses; none if it is empty.
         allow_hosts: Vec<String> = List { item: Text(&text::HOST), length_min: 0, length_max: 256 }, empty();
     }
 }

@@ -136,6 +136,10 @@ pub struct Plugin {
     pub name: String,
     /// What its tools' names begin with.
     pub prefix: String,
+    /// Names under which tools and prompts are served, in place of prefix and own name.
+    pub names: BTreeMap<String, String>,
+    /// Whose signature its files must have.
+    pub signature: Option<Signature>,
     /// Whether its word on what its tools do is believed.
     pub trusted: bool,
     /// What happens to its definitions that change.
@@ -146,6 +150,48 @@ pub struct Plugin {
     pub call_timeout: std::time::Duration,
     /// What it is.
     pub kind: PluginKind,
+}
+
+/// Whose signature a plugin's files must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// The minisign public key.
+    pub key: String,
+    /// Which files; the program or component if it is empty.
+    pub files: Vec<PathBuf>,
+}
+
+/// How many processes of a program there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instances {
+    /// Always.
+    pub min: usize,
+    /// While calls need them.
+    pub max: usize,
+    /// How long one that is not needed stays.
+    pub idle: std::time::Duration,
+}
+
+/// What one process may take, with all that it starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ChildLimits {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processors.
+    pub cpus: Option<f64>,
+    /// Processes.
+    pub processes: Option<usize>,
+}
+
+/// Walls around a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// What it may read.
+    pub read: Vec<PathBuf>,
+    /// What it may read and write.
+    pub write: Vec<PathBuf>,
+    /// Whether it may use the network.
+    pub network: bool,
 }
 
 /// What a plugin is.
@@ -161,6 +207,12 @@ pub enum PluginKind {
         env: BTreeMap<String, Secret>,
         /// The folder it runs in, if not its starter's.
         working_dir: Option<PathBuf>,
+        /// How many processes of it there are.
+        instances: Instances,
+        /// What each of them may take.
+        limits: ChildLimits,
+        /// The walls around each.
+        sandbox: Option<Sandbox>,
         /// How long its handshake may take.
         start_timeout: std::time::Duration,
     },
@@ -206,6 +258,10 @@ pub enum PluginKind {
         writable: bool,
         /// Memory of one call, in bytes.
         memory_limit: u64,
+        /// How much one call may compute.
+        fuel: Option<u64>,
+        /// Hosts that it may ask.
+        allow_hosts: Vec<String>,
         /// Calls under way at once.
         calls_max: usize,
         /// Instances that are made ahead.
@@ -436,6 +492,7 @@ impl Plugin {
         let mut values = vec![
             ("order".to_owned(), Json::from(index)),
             ("prefix".to_owned(), Json::from(self.prefix.as_str())),
+            ("names".to_owned(), Json::from_iter(self.names.clone())),
             ("trusted".to_owned(), Json::from(self.trusted)),
             (
                 "pins".to_owned(),
@@ -451,14 +508,30 @@ impl Plugin {
             path.as_ref()
                 .map_or(Json::Null, |p| p.to_string_lossy().into_owned().into())
         };
+        if let Some(signature) = &self.signature {
+            let key = Json::from(signature.key.as_str());
+            values.push(("signed_by".to_owned(), key));
+            values.push(("signed_files".to_owned(), paths(&signature.files)));
+        }
         match &self.kind {
             PluginKind::Stdio {
                 command,
                 args,
                 env,
                 working_dir,
+                instances,
+                limits,
+                sandbox,
                 start_timeout,
             } => {
+                values.extend(instances.values());
+                values.extend(limits.values());
+                values.push(("sandbox".to_owned(), Json::from(sandbox.is_some())));
+                if let Some(sandbox) = sandbox {
+                    values.push(("read_paths".to_owned(), paths(&sandbox.read)));
+                    values.push(("write_paths".to_owned(), paths(&sandbox.write)));
+                    values.push(("network".to_owned(), Json::from(sandbox.network)));
+                }
                 values.push(("command".to_owned(), Json::from(command.as_str())));
                 values.push(("args".to_owned(), Json::from(args.clone())));
                 values.push(("working_dir".to_owned(), shown(working_dir)));
@@ -515,6 +588,8 @@ impl Plugin {
                 root,
                 writable,
                 memory_limit,
+                fuel,
+                allow_hosts,
                 calls_max,
                 warm,
                 response_limit,
@@ -531,6 +606,8 @@ impl Plugin {
                     ("root".to_owned(), shown(root)),
                     ("writable".to_owned(), Json::from(*writable)),
                     ("memory_limit".to_owned(), size(*memory_limit)),
+                    ("fuel".to_owned(), Json::from(*fuel)),
+                    ("allow_hosts".to_owned(), Json::from(allow_hosts.clone())),
                     ("calls_max".to_owned(), Json::from(*calls_max)),
                     ("warm".to_owned(), Json::from(*warm)),
                     ("response_limit".to_owned(), size(*response_limit)),
@@ -555,6 +632,38 @@ impl Plugin {
             .into_iter()
             .map(|(key, value)| (format!("plugin.{}.{key}", self.name), value))
             .collect()
+    }
+}
+
+fn paths(paths: &[PathBuf]) -> Json {
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    paths.iter().map(text).collect()
+}
+
+impl Instances {
+    fn values(&self) -> [(String, Json); 3] {
+        [
+            ("instances_min".to_owned(), Json::from(self.min)),
+            ("instances_max".to_owned(), Json::from(self.max)),
+            (
+                "instances_idle".to_owned(),
+                Json::from(quantity::format_duration(self.idle)),
+            ),
+        ]
+    }
+}
+
+impl ChildLimits {
+    fn values(&self) -> [(String, Json); 3] {
+        let memory = self.memory_bytes.map(quantity::format_size);
+        [
+            ("child_memory_limit".to_owned(), Json::from(memory)),
+            ("child_cpu_limit".to_owned(), Json::from(self.cpus)),
+            (
+                "child_processes_limit".to_owned(),
+                Json::from(self.processes),
+            ),
+        ]
     }
 }
 
@@ -780,6 +889,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         }
     }
     let credential = credential(reader, &mut keys)?;
+    let signature = signature(reader, &mut keys)?;
     let kind = match keys.kind {
         Kind::Stdio => {
             let Some(command) = keys.command else {
@@ -791,11 +901,40 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 );
                 return None;
             };
+            let instances = Instances {
+                min: keys.instances_min,
+                max: keys.instances_max.unwrap_or(keys.instances_min),
+                idle: keys.instances_idle,
+            };
+            if instances.max < instances.min {
+                let found = instances.max.to_string();
+                let allowed = format!("at least instances_min, {}", instances.min);
+                let write = format!("instances_max = {}", instances.min);
+                reader.plugin_problem("plugin.instances_max", &found, &allowed, Some(write));
+                return None;
+            }
+            let sandbox = Sandbox {
+                read: keys.read_paths,
+                write: keys.write_paths,
+                network: keys.network,
+            };
+            if !keys.sandbox && sandbox != Sandbox::default() {
+                let allowed = "true, for read_paths, write_paths and network say what is let through its walls";
+                needed(reader, "plugin.sandbox", allowed, "sandbox = true");
+                return None;
+            }
             PluginKind::Stdio {
                 command,
                 args: keys.args,
                 env: keys.env,
                 working_dir: keys.working_dir,
+                instances,
+                limits: ChildLimits {
+                    memory_bytes: keys.child_memory_limit,
+                    cpus: keys.child_cpu_limit,
+                    processes: keys.child_processes_limit,
+                },
+                sandbox: keys.sandbox.then_some(sandbox),
                 start_timeout: keys.start_timeout,
             }
         }
@@ -846,6 +985,8 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                 root: keys.root,
                 writable: keys.writable,
                 memory_limit: keys.memory_limit,
+                fuel: keys.fuel,
+                allow_hosts: keys.allow_hosts,
                 calls_max: keys.calls_max,
                 warm: keys.warm,
                 response_limit: keys.response_limit,
@@ -879,6 +1020,8 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
     };
     Some(Plugin {
         prefix: keys.prefix.unwrap_or_else(prefix),
+        names: keys.names,
+        signature,
         name: keys.name,
         trusted: keys.trusted || keys.kind == Kind::Builtin,
         pins: keys.pins,
@@ -886,6 +1029,27 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         call_timeout: keys.call_timeout,
         kind,
     })
+}
+
+/// Reads whose signature a plugin's files must have.
+#[expect(clippy::option_option, reason = "no signature, or a mistake")]
+fn signature(reader: &mut Reader<'_>, keys: &mut PluginKeys) -> Option<Option<Signature>> {
+    let files = std::mem::take(&mut keys.signed_files);
+    let Some(key) = keys.signed_by.take() else {
+        if files.is_empty() {
+            return Some(None);
+        }
+        let allowed = "the public key whose signature the files must have";
+        let write = "signed_by = \"RW…\"".to_owned();
+        reader.plugin_problem("plugin.signed_by", "nothing", allowed, Some(write));
+        return None;
+    };
+    if !matches!(keys.kind, Kind::Stdio | Kind::Wasm) {
+        let allowed = "no key: only the files of stdio and wasm plugins are signed";
+        reader.plugin_problem("plugin.signed_by", "a key", allowed, None);
+        return None;
+    }
+    Some(Some(Signature { key, files }))
 }
 
 /// Reads how a plugin's requests prove who sends them.
@@ -959,6 +1123,8 @@ fn add_builtins(plugins: &mut Vec<Plugin>) {
             plugins.push(Plugin {
                 name: name.to_owned(),
                 prefix: format!("{name}_"),
+                names: BTreeMap::new(),
+                signature: None,
                 trusted: true,
                 pins: Pinning::Off,
                 scopes: Vec::new(),

@@ -172,6 +172,26 @@ fn plugins_need_what_their_kind_needs() {
              token_url = \"http://y/token\"\nclient_id = \"us\"\n",
             "plugin.a.subject_key_file",
         ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\ninstances_min = 3\ninstances_max = 2\n",
+            "plugin.a.instances_max",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\nread_paths = [\"/srv\"]\n",
+            "plugin.a.sandbox",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\nsigned_files = [\"y\"]\n",
+            "plugin.a.signed_by",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"http\"\nurl = \"http://x\"\nsigned_by = \"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"\n",
+            "stdio and wasm",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nkind = \"stdio\"\ncommand = \"x\"\nnames = { \"read file\" = \"read file\" }\n",
+            "for read file 1 to 64 letters",
+        ),
     ] {
         assert!(
             message(file, &[]).contains(words),

@@ -210,6 +210,42 @@ pub(crate) static REDIS_URL: Rule = Rule {
     guess: no_guess,
 };
 
+/// A tool's or prompt's own name.
+pub(crate) static OWN_NAME: Rule = Rule {
+    kind: "name",
+    allowed: "1 to 128 bytes without control characters",
+    example: "search",
+    length_min: 1,
+    length_max: 128,
+    pattern: None,
+    character: printable,
+    guess: no_guess,
+};
+
+/// The name under which a tool or prompt is served.
+pub(crate) static PUBLIC_NAME: Rule = Rule {
+    kind: "name",
+    allowed: "1 to 64 letters, digits, and the characters _ - . /",
+    example: "find",
+    length_min: 1,
+    length_max: 64,
+    pattern: Some("^[A-Za-z0-9_./-]{1,64}$"),
+    character: |c| c.is_ascii_alphanumeric() || "_-./".contains(c),
+    guess: no_guess,
+};
+
+/// A public key of minisign.
+pub(crate) static MINISIGN_KEY: Rule = Rule {
+    kind: "key",
+    allowed: "the 56 characters of a minisign public key, the second line of minisign.pub",
+    example: "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+    length_min: 56,
+    length_max: 56,
+    pattern: Some("^RW[A-Za-z0-9+/]{54}$"),
+    character: |c| c.is_ascii_alphanumeric() || "+/".contains(c),
+    guess: |text| text.split_ascii_whitespace().last().map(str::to_owned),
+};
+
 /// A SHA-256 digest.
 pub(crate) static DIGEST: Rule = Rule {
     kind: "digest",

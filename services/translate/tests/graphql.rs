@@ -359,7 +359,9 @@ fn fields_that_cannot_be_called_fail_alone() {
         assert!(plan.calls().is_empty());
         let out: Value = serde_json::from_str(&shown(&plan.finish([]))).unwrap();
         assert_eq!(out["data"]["__typename"], "Query");
-        assert_eq!(out["errors"][0]["extensions"]["code"], code, "{query}");
+        let extensions = &out["errors"][0]["extensions"];
+        assert_eq!(extensions["code"], code, "{query}");
+        assert_eq!(extensions["mcpCode"], -32602, "{query}");
         assert_eq!(
             out["errors"][0]["locations"],
             json!([{"line": 1, "column": 3}]),

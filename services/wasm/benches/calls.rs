@@ -24,6 +24,7 @@ fn calls(criterion: &mut Criterion) {
         answer_bytes: 1 << 20,
         calls: 8,
         warm: 16,
+        fuel: None,
     };
     let plugin = Plugin::load(&runtime, &bytes, limits, Grants::default()).expect("a plugin");
     let tokio = tokio::runtime::Builder::new_multi_thread()

@@ -9,14 +9,17 @@
 //! - [`Runtime`]: the engine that all plugins of a process share
 //! - [`Plugin`]: one component, with its limits and grants
 //! - [`Host`]: what a component may ask of whoever calls it
+//! - [`Web`]: who sends its requests to other servers, if it may have any
 
 mod plugin;
 mod runtime;
 mod state;
+mod web;
 
 pub use plugin::{CallError, LoadError, Plugin};
 pub use runtime::{Runtime, RuntimeError};
 pub use state::{Folder, Grants, Host, Level, Limits, Rights};
+pub use web::{Fetch, FetchError, Web};
 
 /// The interface as Rust has it.
 mod interface {

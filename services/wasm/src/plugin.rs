@@ -16,7 +16,7 @@ use wasmtime::{
 };
 
 use crate::{
-    Grants, Host, Limits, Runtime,
+    Grants, Host, Limits, Runtime, RuntimeError,
     interface::{Plugin as Instance, PluginPre},
     runtime::MEMORY_BYTES_MAX,
     state::{self, State},
@@ -38,6 +38,9 @@ pub enum LoadError {
     /// It imports what no plugin gets, or does not export what a plugin has to.
     #[error("it does not fit the interface sweetmcp:plugin: {0}")]
     Interface(String),
+    /// There is no engine for it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 /// Why a call has no answer.
@@ -102,9 +105,10 @@ impl Plugin {
         limits: Limits,
         grants: Grants,
     ) -> Result<Self, LoadError> {
-        let component = Component::from_binary(&runtime.engine, bytes)
+        let engine = runtime.engine(limits.fuel)?;
+        let component = Component::from_binary(&engine, bytes)
             .map_err(|error| LoadError::Compile(reason(&error)))?;
-        let mut linker = Linker::new(&runtime.engine);
+        let mut linker = Linker::new(&engine);
         let pre = state::link(&mut linker, &grants)
             .and_then(|()| linker.instantiate_pre(&component))
             .and_then(PluginPre::new)
@@ -186,8 +190,10 @@ impl Plugin {
         };
         let state = made.store.data_mut();
         state.deadline = deadline;
+        state.requests.deadline = deadline;
         state.host = Some(host);
         made.store.set_epoch_deadline(1);
+        self.0.fill_up(&mut made.store);
         let ended = tokio::time::timeout_at(deadline.into(), call(&mut made)).await;
         self.clear_up(made);
         match ended {
@@ -235,6 +241,14 @@ impl Inner {
         }
     }
 
+    /// Gives a store what it may compute, if that is limited.
+    fn fill_up(&self, store: &mut Store<State>) {
+        if let Some(fuel) = self.limits.fuel {
+            #[expect(clippy::expect_used, reason = "its engine was chosen for the limit")]
+            store.set_fuel(fuel).expect("an engine that counts");
+        }
+    }
+
     async fn make(&self, deadline: Instant) -> Result<Made, CallError> {
         let unmade = |error: wasmtime::Error| match why(&error) {
             CallError::Trapped(reason) => CallError::Unmade(reason),
@@ -251,6 +265,7 @@ impl Inner {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
+        self.fill_up(&mut store);
         let making = self.pre.instantiate_async(&mut store);
         let instance = tokio::time::timeout_at(deadline.into(), making)
             .await

@@ -12,8 +12,11 @@ use wasmtime::{
 };
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
 use crate::interface::sweetmcp::plugin::host;
 pub use crate::interface::sweetmcp::plugin::host::Level;
+use crate::web::{Requests, Web};
 
 /// Log lines of one call.
 const LOG_LINES_MAX: usize = 100;
@@ -43,6 +46,8 @@ pub struct Limits {
     pub calls: usize,
     /// Instances that wait for a call, so that it need not wait for one.
     pub warm: usize,
+    /// How much it may compute, in WebAssembly instructions or what weighs as much; without one time alone ends it.
+    pub fuel: Option<u64>,
 }
 
 /// What an instance may do beside computing. Nothing by default.
@@ -54,6 +59,8 @@ pub struct Grants {
     pub random: bool,
     /// A folder that it sees as `/data`.
     pub folder: Option<Folder>,
+    /// A way to other servers; without one a component that wants it is not loaded.
+    pub web: Option<Web>,
 }
 
 /// A folder that is granted.
@@ -83,6 +90,8 @@ pub(crate) struct State {
     pub(crate) host: Option<Arc<dyn Host>>,
     lines: usize,
     wasi: WasiCtx,
+    http: WasiHttpCtx,
+    pub(crate) requests: Requests,
     table: ResourceTable,
 }
 
@@ -120,6 +129,11 @@ impl State {
             host: None,
             lines: 0,
             wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            requests: Requests {
+                web: grants.web.clone(),
+                deadline,
+            },
             table: ResourceTable::new(),
         })
     }
@@ -129,6 +143,9 @@ impl State {
 pub(crate) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     host::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    if grants.web.is_some() {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    }
     if !grants.random {
         linker.allow_shadowing(true);
         let mut random = linker.instance(RANDOM)?;
@@ -147,6 +164,16 @@ impl WasiView for State {
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.requests,
+            table: &mut self.table,
+            ctx: &mut self.http,
         }
     }
 }

@@ -39,8 +39,8 @@ pub const META_MISSING: &str = "dev.sweetmcp/missing";
 pub struct Contribution {
     /// The plugin's name.
     pub plugin: Arc<str>,
-    /// Before every name of its tools and prompts.
-    pub prefix: String,
+    /// How its tools and prompts are called.
+    pub naming: Arc<Naming>,
     /// What it offers.
     pub listing: Arc<Listing>,
     /// Whether it can be asked.
@@ -49,6 +49,22 @@ pub struct Contribution {
     pub can: Can,
     /// What it offers and is not served, as `tools/echo`: its definition is not the pinned one.
     pub held: Vec<String>,
+}
+
+/// How a plugin's tools and prompts are called in public.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// Before every name.
+    pub prefix: String,
+    /// Whole names in place of prefix and own name.
+    pub names: BTreeMap<String, String>,
+}
+
+impl Naming {
+    fn public(&self, own: &str) -> String {
+        let named = self.names.get(own).cloned();
+        named.unwrap_or_else(|| format!("{}{own}", self.prefix))
+    }
 }
 
 /// What plugins can do beside their lists.
@@ -224,6 +240,9 @@ pub struct Missing {
     pub state: &'static str,
     /// What is missing and why.
     pub reason: String,
+    /// The plugin that has the name in its place; whoever may not see that one is not told of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_by: Option<String>,
 }
 
 /// The merged snapshot.
@@ -265,22 +284,27 @@ impl Catalogue {
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         for (plugin, from) in contributions.iter().enumerate() {
             for item in list.of(&from.listing) {
-                match public(item, list, from) {
-                    Ok((name, raw, mirrors)) if !entries.contains_key(&name) => {
-                        let entry = Entry::new(plugin, item.key.clone(), raw, mirrors);
-                        entries.insert(name, entry);
-                    }
-                    refused => self.missing.push(Missing {
-                        plugin: from.plugin.to_string(),
-                        state: from.state.as_str(),
-                        reason: match refused {
-                            Ok((name, _, _)) => {
-                                format!("{name:?} is taken by a plugin configured before")
-                            }
-                            Err(reason) => reason,
-                        },
-                    }),
-                }
+                let (reason, taken_by) = match public(item, list, from) {
+                    Ok((name, raw, mirrors)) => match entries.get(&name) {
+                        None => {
+                            let entry = Entry::new(plugin, item.key.clone(), raw, mirrors);
+                            entries.insert(name, entry);
+                            continue;
+                        }
+                        Some(first) => {
+                            let first = contributions.get(first.plugin);
+                            let first = first.map(|first| first.plugin.to_string());
+                            (taken(&name), first)
+                        }
+                    },
+                    Err(reason) => (reason, None),
+                };
+                self.missing.push(Missing {
+                    plugin: from.plugin.to_string(),
+                    state: from.state.as_str(),
+                    reason,
+                    taken_by,
+                });
             }
         }
         entries
@@ -298,14 +322,19 @@ impl Catalogue {
                 .collect()
         };
         let missing = self.missing.iter();
-        let named = |one: &&Missing| hidden.iter().all(|(_, name)| **name != *one.plugin);
+        let is_named = |plugin: &str| hidden.iter().any(|(_, name)| **name == *plugin);
+        let named = |one: &&Missing| !is_named(&one.plugin);
+        let told = |one: &Missing| Missing {
+            taken_by: one.taken_by.clone().filter(|plugin| !is_named(plugin)),
+            ..one.clone()
+        };
         let mut catalogue = Self {
             lists: self
                 .lists
                 .iter()
                 .map(|(list, all)| (*list, seen(all)))
                 .collect(),
-            missing: missing.filter(named).cloned().collect(),
+            missing: missing.filter(named).map(told).collect(),
             freshness: Freshness {
                 scope: Scope::Private,
                 ..self.freshness
@@ -472,7 +501,7 @@ fn public(item: &Item, list: List, from: &Contribution) -> Result<Public, String
     if !list.has_names() {
         return Ok((item.key.clone(), item.raw.clone(), Vec::new()));
     }
-    let name = format!("{}{}", from.prefix, item.key);
+    let name = from.naming.public(&item.key);
     let fits = name.len() <= NAME_BYTES_MAX
         && name
             .bytes()
@@ -503,6 +532,12 @@ fn public(item: &Item, list: List, from: &Contribution) -> Result<Public, String
     Ok((name, raw, mirrors))
 }
 
+fn taken(name: &str) -> String {
+    format!(
+        "{name:?} is the name of something else that was configured before; `names` gives it another"
+    )
+}
+
 fn missing(from: &Contribution) -> Option<Missing> {
     let reason = match &from.state {
         State::Ready => return None,
@@ -518,6 +553,7 @@ fn missing(from: &Contribution) -> Option<Missing> {
         plugin: from.plugin.to_string(),
         state: from.state.as_str(),
         reason,
+        taken_by: None,
     })
 }
 
@@ -526,6 +562,7 @@ fn held(from: &Contribution) -> impl Iterator<Item = Missing> {
         plugin: from.plugin.to_string(),
         state: from.state.as_str(),
         reason: format!("{name:?} is held: its definition is not the pinned one"),
+        taken_by: None,
     })
 }
 
@@ -602,7 +639,10 @@ mod tests {
     fn from(plugin: &str, prefix: &str, tools: &[&str], state: State) -> Contribution {
         Contribution {
             plugin: plugin.into(),
-            prefix: prefix.into(),
+            naming: Arc::new(Naming {
+                prefix: prefix.into(),
+                names: BTreeMap::new(),
+            }),
             listing: Arc::new(Listing {
                 tools: tools.iter().map(|name| item(name)).collect(),
                 freshness: Freshness {
@@ -641,21 +681,67 @@ mod tests {
         );
         let entry = catalogue.find(List::Tools, "b_x").unwrap();
         assert_eq!((entry.plugin, entry.key.as_str()), (0, "x"));
-        let reasons: Vec<_> = catalogue
-            .missing()
+        let missing = catalogue.missing();
+        let reasons: Vec<_> = missing
             .iter()
             .map(|missing| missing.reason.as_str())
             .collect();
-        assert_eq!(
-            reasons[0],
-            r#""b_x" is taken by a plugin configured before"#
+        assert!(
+            reasons[0].starts_with(r#""b_x" is the name of"#),
+            "{reasons:?}"
         );
+        let named = (missing[0].plugin.as_str(), missing[0].taken_by.as_deref());
+        assert_eq!(named, ("c", Some("b")));
+        let part = catalogue.without(&[(0, "b".into())]);
+        assert_eq!(part.missing()[0].taken_by, None, "b is hidden");
         assert!(
             reasons[1].starts_with(r#""b_bad name" is no name"#),
             "{reasons:?}"
         );
         let turned = [both[1].clone(), both[0].clone(), both[2].clone()];
         assert_eq!(Catalogue::merge(&turned).digest(), catalogue.digest());
+    }
+
+    #[test]
+    fn a_name_can_be_given_whole_and_collides_like_any_other() {
+        let named = |names: &[(&str, &str)], plugin, tools: &[&str]| Contribution {
+            naming: Arc::new(Naming {
+                prefix: format!("{plugin}_"),
+                names: names
+                    .iter()
+                    .map(|(own, public)| ((*own).to_owned(), (*public).to_owned()))
+                    .collect(),
+            }),
+            ..from(plugin, "", tools, State::Ready)
+        };
+        let catalogue = Catalogue::merge(&[
+            named(
+                &[("x", "find"), ("bad name", "good")],
+                "a",
+                &["x", "y", "bad name"],
+            ),
+            named(&[("x", "find")], "b", &["x", "y"]),
+            named(&[("y", "x"), ("x", "y")], "c", &["x", "y"]),
+        ]);
+        assert_eq!(
+            names(&catalogue.page(List::Tools, None).unwrap()).0,
+            ["a_y", "b_y", "find", "good", "x", "y"]
+        );
+        let at = |name| {
+            let entry = catalogue.find(List::Tools, name).unwrap();
+            (entry.plugin, entry.key.as_str())
+        };
+        assert_eq!(
+            (at("find"), at("good"), at("x"), at("y")),
+            ((0, "x"), (0, "bad name"), (2, "y"), (2, "x"))
+        );
+        let [missing] = catalogue.missing() else {
+            panic!("{:?}", catalogue.missing());
+        };
+        assert_eq!(
+            (missing.plugin.as_str(), missing.taken_by.as_deref()),
+            ("b", Some("a"))
+        );
     }
 
     #[test]

@@ -17,16 +17,25 @@ pub enum Failing {
     Garbage,
     /// It answered with an error, or does not take the credential.
     Refused,
+    /// It took more memory than it may.
+    Memory,
+    /// It computed more than it may.
+    Cpu,
+    /// It had more processes than it may.
+    Processes,
 }
 
 impl Failing {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Unreachable,
         Self::Ended,
         Self::Silent,
         Self::Garbage,
         Self::Refused,
+        Self::Memory,
+        Self::Cpu,
+        Self::Processes,
     ];
 
     /// Returns the word for metrics and health.
@@ -37,6 +46,9 @@ impl Failing {
             Self::Silent => "silent",
             Self::Garbage => "garbage",
             Self::Refused => "refused",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Processes => "processes",
         }
     }
 }

@@ -5,7 +5,7 @@
 //! - [`hub`]: who listens for changes
 //! - [`catalogue`]: the merged, prefixed, ordered snapshot of everything that is offered
 //! - [`mirror`]: arguments that the head repeats
-//! - [`pins`]: definitions that stay what they were
+//! - [`pins`]: definitions that stay what they were; [`signature`]: files that somebody vouches for
 //! - [`mounts`]: all plugins of this process, started, watched and stopped together
 //! - [`builtin`]: tools that need no other process
 //! - [`conformance`]: what the protocol's conformance suite expects
@@ -15,7 +15,7 @@
 //! - [`wasm`]: WebAssembly components
 //! - [`credential`]: how requests to other servers prove who sends them
 //! - [`failing`]: why one is not up, in words for metrics
-//! - [`upstream`], [`outgoing`], [`followed`], [`shown`]: what kinds have in common
+//! - [`upstream`], [`outgoing`], [`allowed`], [`followed`], [`shown`]: what kinds have in common
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,6 +23,7 @@ use futures::future::BoxFuture;
 use mcp::{Failure, Method, members::Members};
 use serde_json::{Map, Value, value::RawValue};
 
+mod allowed;
 pub mod builtin;
 pub mod catalogue;
 pub mod conformance;
@@ -39,6 +40,7 @@ pub mod openapi;
 pub mod outgoing;
 pub mod pins;
 mod shown;
+pub mod signature;
 pub mod stdio;
 mod upstream;
 pub mod wasm;

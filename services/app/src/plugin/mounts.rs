@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{
     Answer, Ask, CallContext, Plugin, Scopes, State,
     builtin::{Builtin, Set, SetError},
-    catalogue::{Can, Catalogue, Contribution, Entry, List},
+    catalogue::{Can, Catalogue, Contribution, Entry, List, Naming},
     conformance::Conformance,
     http::{Http, HttpSpec},
     hub::{Change, Filter, Hub, Listener},
@@ -36,6 +36,8 @@ pub struct Spec {
     pub name: String,
     /// Before every name of its tools and prompts.
     pub prefix: String,
+    /// Names under which some of them are served, in place of prefix and own name.
+    pub names: BTreeMap<String, String>,
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
     /// What it is.
@@ -91,7 +93,7 @@ pub enum MountError {
 pub struct Mounted {
     /// Its name.
     pub name: Arc<str>,
-    prefix: String,
+    naming: Arc<Naming>,
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
     pins: Option<Pins>,
@@ -217,7 +219,10 @@ impl Mounts {
                 Ok(Mounted {
                     pins: pinned.map(Pins::new),
                     name: spec.name.into(),
-                    prefix: spec.prefix,
+                    naming: Arc::new(Naming {
+                        prefix: spec.prefix,
+                        names: spec.names,
+                    }),
                     scopes: spec.scopes,
                     plugin,
                 })
@@ -402,7 +407,7 @@ impl Mounts {
                 };
                 Contribution {
                     plugin: Arc::clone(&one.name),
-                    prefix: one.prefix.clone(),
+                    naming: Arc::clone(&one.naming),
                     listing,
                     state,
                     can: Can::of(|pointer| one.plugin.has_capability(pointer)),

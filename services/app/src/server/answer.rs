@@ -63,7 +63,10 @@ pub(crate) async fn serve(
             Err(failure) => story.fail(&failure),
         };
     }
-    let checks = Mirrors::Checked;
+    let checks = match head.contains_key(headers::HEADLESS) {
+        true => Mirrors::None,
+        false => Mirrors::Checked,
+    };
     match begin(server, story, &head, &body, request, checks) {
         Ok(begun) => stream::respond(server, story, accepts, begun).await,
         Err(failure) => story.fail(&failure),
@@ -75,7 +78,7 @@ pub(crate) async fn serve(
 pub(crate) enum Mirrors {
     /// The request has a head from outside.
     Checked,
-    /// The request was made in this process.
+    /// The request was made in this process, or at an edge from one that had no head.
     None,
 }
 

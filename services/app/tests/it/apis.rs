@@ -123,6 +123,7 @@ fn api(document: PathBuf, url: &str, credential: Credential) -> Spec {
     Spec {
         name: "shelter".to_owned(),
         prefix: "shelter_".to_owned(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Openapi(OpenapiSpec {
             document,

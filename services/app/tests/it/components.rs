@@ -18,17 +18,21 @@ fn component(module: PathBuf, digest: Option<String>) -> Spec {
     Spec {
         name: "rude".to_owned(),
         prefix: "rude_".to_owned(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Wasm(WasmSpec {
             module,
             digest,
+            signed_by: None,
             limits: wasm::Limits {
                 memory_bytes: 16 << 20,
                 answer_bytes: 1 << 20,
                 calls: 4,
                 warm: 2,
+                fuel: None,
             },
             grants: wasm::Grants::default(),
+            allow_hosts: Vec::new(),
             cache: None,
             call_timeout: Duration::from_millis(500),
         }),

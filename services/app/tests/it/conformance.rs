@@ -15,6 +15,7 @@ async fn check(suite: &str, args: &[&str], count: usize) {
     let app = App::start(vec![Spec {
         name: "conformance".to_owned(),
         prefix: String::new(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Conformance,
     }])

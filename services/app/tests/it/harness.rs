@@ -8,7 +8,7 @@ use app::{
     plugin::{
         builtin::Set,
         mounts::{Kind, Mounts, Spec},
-        stdio::{StdioSpec, process::Program},
+        stdio::{Instances, StdioSpec, process::Program},
     },
     server::{Fleet, Limits, Server, Sessions, listen::Listening},
 };
@@ -274,6 +274,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Builtin(set),
     }
@@ -285,6 +286,7 @@ pub fn program(command: &str, args: &[&str]) -> Program {
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: BTreeMap::from([("CONFIGURED".to_owned(), "yes".to_owned())]),
         working_dir: None,
+        sandbox: None,
     }
 }
 
@@ -292,10 +294,13 @@ pub fn stdio(name: &str, program: Program) -> Spec {
     Spec {
         name: name.to_owned(),
         prefix: format!("{name}_"),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Stdio(StdioSpec {
             program,
-            instances: 1,
+            instances: Instances::default(),
+            limits: Default::default(),
+            signed_by: None,
             start_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(20),
         }),

@@ -11,9 +11,8 @@ use tokio::{
 
 use crate::harness::{App, builtin, until};
 
-/// The most that one idle listener may cost, in bytes, with its connection, whose two buffers of 8 KiB are the most of it. Here
-/// each costs a client's socket as well.
-const COST_BYTES_MAX: usize = 15_000;
+/// The most that one idle listener may cost, in bytes, with its connection. Here each costs a client's socket as well.
+const COST_BYTES_MAX: usize = 12_000;
 
 /// Bytes of memory that this process holds.
 fn held() -> usize {

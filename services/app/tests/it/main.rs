@@ -9,6 +9,7 @@
 mod harness;
 
 mod apis;
+mod bounds;
 mod builtins;
 mod children;
 mod components;

@@ -71,6 +71,7 @@ fn with(url: &str, credential: Credential) -> Spec {
     Spec {
         name: "remote".to_owned(),
         prefix: "remote_".to_owned(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Http(http_spec(url, credential)),
     }

@@ -2,8 +2,9 @@
 import json, os, subprocess, sys, time
 
 mood = sys.argv[1] if len(sys.argv) > 1 else "legacy"
-names = ["pid", "env", "meta", "hang", "cancelled", "die", "huge", "garbage", "ask", "fork", "grow", "work", "elicit", "pair", "more", "task", "touch", "subscribed", "strict", "level"]
+names = ["pid", "env", "meta", "hang", "cancelled", "die", "huge", "garbage", "ask", "fork", "grow", "work", "elicit", "pair", "more", "task", "touch", "subscribed", "strict", "level", "hung"]
 cancelled = []
+hung = 0
 hurried = False
 subscribed = set()
 level = None
@@ -47,7 +48,7 @@ def elicitation(message):
 
 
 def call(id, params):
-    global level
+    global level, hung
     name = params["name"]
     meta = params.get("_meta") or {}
     if name == "work":
@@ -87,6 +88,8 @@ def call(id, params):
         return text(params.get("_meta"))
     if name == "cancelled":
         return text(cancelled)
+    if name == "hung":
+        return text(hung)
     if name == "die":
         os._exit(3)
     if name == "huge":
@@ -106,6 +109,7 @@ def call(id, params):
         names.append("grown")
         send({"method": "notifications/tools/list_changed"})
         return text("grown")
+    hung += 1
     if (params.get("arguments") or {}).get("begin"):
         send({"method": "notifications/progress", "params": {"progressToken": meta["progressToken"], "progress": 0}})
     return None  # hang

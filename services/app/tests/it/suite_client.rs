@@ -90,6 +90,7 @@ fn in_front_of(upstream: &str, credential: Credential) -> Spec {
     Spec {
         name: "upstream".to_owned(),
         prefix: String::new(),
+        names: Default::default(),
         scopes: Vec::new(),
         kind: Kind::Http(http_spec(upstream, credential)),
     }

@@ -16,6 +16,7 @@ async fn app() -> App {
         Spec {
             name: "conformance".to_owned(),
             prefix: String::new(),
+            names: Default::default(),
             scopes: Vec::new(),
             kind: Kind::Conformance,
         },

@@ -227,6 +227,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
         .map(|(name, kind)| Spec {
             name: name.to_owned(),
             prefix: format!("{name}_"),
+            names: Default::default(),
             scopes: Vec::new(),
             kind,
         })

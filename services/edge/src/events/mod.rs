@@ -171,6 +171,14 @@ impl Events {
         }
     }
 
+    /// Listens to what becomes of the lists, from now on.
+    pub fn lists(&self) -> Lists {
+        Lists {
+            at: lock(&self.everybody.ring).last(),
+            everybody: Arc::clone(&self.everybody),
+        }
+    }
+
     /// Opens a stream: after `last`, or from now on.
     ///
     /// # Errors
@@ -267,9 +275,51 @@ pub async fn follow(edge: Arc<Edge>) {
         tokio::spawn(redis::listen(Arc::clone(&edge)));
     }
     let mut ticks = tokio::time::interval(TIDY_EVERY);
+    let mut agreements = edge.fleet.agreements();
+    let mut agreed = None;
     loop {
-        ticks.tick().await;
-        edge.events.tidy();
+        tokio::select! {
+            _ = ticks.tick() => edge.events.tidy(),
+            // Lists were told of when the first instance had others, and may have been answered by one that was behind.
+            Ok(()) = agreements.changed() => {
+                let stable = edge.fleet.view().stable().map(str::to_owned);
+                let now = stable.and_then(|stable| agreements.borrow_and_update().get(&*stable).cloned());
+                if now.is_some() && agreed.replace(now.clone()) != Some(now) {
+                    edge.events.lists_changed();
+                }
+            }
+        }
+    }
+}
+
+/// The place of one who listens to lists alone.
+pub struct Lists {
+    everybody: Arc<Channel>,
+    at: Place,
+}
+
+impl Lists {
+    /// Waits for the next change of a list; `None` when changes were missed.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let everybody = Arc::clone(&self.everybody);
+        loop {
+            let told = everybody.told.notified();
+            tokio::pin!(told);
+            // Before the ring is looked at, so that nothing is told in between.
+            told.as_mut().enable();
+            let next = lock(&everybody.ring).after(self.at);
+            match next {
+                Ok(Some((place, message))) => {
+                    self.at = place;
+                    return Some(message);
+                }
+                Ok(None) => told.await,
+                Err(Missed) => {
+                    self.at = lock(&everybody.ring).last();
+                    return None;
+                }
+            }
+        }
     }
 }
 

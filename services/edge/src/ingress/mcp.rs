@@ -276,7 +276,7 @@ async fn modern(
         name: head.name.clone(),
         id: id.clone(),
         body: body.clone(),
-        param_headers: head.params.clone(),
+        param_headers: Some(head.params.clone()),
         method,
     };
     if !head.takes_events {

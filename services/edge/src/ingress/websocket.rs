@@ -660,7 +660,7 @@ impl Reader<'_> {
             method,
             id: Some(id.clone()),
             body: message.clone(),
-            param_headers: Vec::new(),
+            param_headers: None,
         };
         let answer = Answer {
             edge: Arc::clone(self.edge),

@@ -114,6 +114,13 @@ impl Error {
         }
     }
 
+    /// A call that cannot be made as it is asked for.
+    pub(super) fn of_call(code: &'static str, message: impl Into<String>) -> Error {
+        let mut error = Error::new(code, message);
+        error.extensions.mcp_code = Some(mcp::Cause::InvalidParams.code());
+        error
+    }
+
     pub(super) fn at(mut self, location: impl Into<Location>) -> Error {
         self.locations.push(location.into());
         self

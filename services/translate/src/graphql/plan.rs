@@ -306,7 +306,7 @@ impl<'a> Planner<'a> {
         match action {
             Action::ListTools => match listing::page(&self.model.tools, &arguments) {
                 Ok(page) => Ok(local(key, &selected, &page)),
-                Err(text) => failed(Error::new(BAD_USER_INPUT, text)),
+                Err(text) => failed(Error::of_call(BAD_USER_INPUT, text)),
             },
             Action::DescribeTool => {
                 let tool = self.model.tool(&named(&arguments));
@@ -325,17 +325,17 @@ impl<'a> Planner<'a> {
                     .binary_search_by(|tool| tool.name.cmp(&name))
                 else {
                     let text = format!("No tool is named {name:?}.");
-                    return failed(Error::new(UNKNOWN_TOOL, text));
+                    return failed(Error::of_call(UNKNOWN_TOOL, text));
                 };
                 if root.effect == Effect::ReadOnly && self.model.tools[at].effect == Effect::Any {
                     let text =
                         format!("The tool {name:?} may change something: call it in a mutation.");
-                    return failed(Error::new(NOT_READ_ONLY, text));
+                    return failed(Error::of_call(NOT_READ_ONLY, text));
                 }
                 match arguments.remove("arguments") {
                     None | Some(Value::Null) => self.call(at, &Map::new(), selected),
                     Some(Value::Object(given)) => self.call(at, &given, selected),
-                    Some(_) => failed(Error::new(
+                    Some(_) => failed(Error::of_call(
                         BAD_USER_INPUT,
                         "\"arguments\" must be an object.",
                     )),

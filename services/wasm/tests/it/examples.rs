@@ -8,17 +8,21 @@ use wasm::{CallError, Folder, Grants, Plugin, Rights};
 use crate::harness::{Heard, LIMITS, RUNTIME, call, soon};
 
 fn example(language: &str, grants: Grants) -> Plugin {
+    Plugin::load(&RUNTIME, &component(language), LIMITS, grants).unwrap()
+}
+
+/// Reads one of the built components.
+pub fn component(name: &str) -> Vec<u8> {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = std::env::var_os("SWEETMCP_WASM_EXAMPLES")
         .map_or_else(|| workspace.join("target/wasm-examples"), PathBuf::from);
-    let file = folder.join(format!("{language}.wasm"));
-    let bytes = std::fs::read(&file).unwrap_or_else(|error| {
+    let file = folder.join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| {
         panic!(
             "{}: {error}; services/wasm/examples/build makes it",
             file.display()
         )
-    });
-    Plugin::load(&RUNTIME, &bytes, LIMITS, grants).unwrap()
+    })
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ pub const LIMITS: Limits = Limits {
     answer_bytes: 1 << 20,
     calls: 8,
     warm: 2,
+    fuel: None,
 };
 
 pub fn load(bytes: &[u8], grants: Grants) -> Plugin {

@@ -7,5 +7,6 @@
 )]
 
 mod examples;
+mod grants;
 mod harness;
 mod rude;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasm::{CallError, Grants, LoadError, Plugin};
+use wasm::{CallError, Grants, Limits, LoadError, Plugin};
 
 use crate::harness::{Heard, LIMITS, RUNTIME, call, load, rude, soon};
 
@@ -83,6 +83,22 @@ async fn an_endless_loop_ends_in_time_and_others_run_meanwhile() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_call_computes_no_more_than_its_fuel() {
+    let limits = Limits {
+        fuel: Some(1_000_000),
+        ..LIMITS
+    };
+    let plugin = Plugin::load(&RUNTIME, &rude(), limits, Grants::default()).unwrap();
+    for _ in 0..3 {
+        match call(&plugin, "loop", "{}").await {
+            Err(CallError::Trapped(reason)) => assert!(reason.contains("fuel"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(call(&plugin, "echo", "1").await, Ok(Ok("1".into())));
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us
+//! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
+//! - [`census`], [`limits`]: what a child and all that it starts take, and may take
 //! - [`lines`], [`wire`]: bytes to messages
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
-//! - [`worker`]: one child, kept alive
+//! - [`pool`]: as many children as are needed; [`worker`]: one of them, kept alive
 //! - [`stderr`]: what a child writes for people
 
 use std::{
@@ -13,14 +14,14 @@ use std::{
 };
 
 use mcp::{Failure, Method};
-use tokio::sync::Notify;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
     Answer, Ask, Listing, Scope, State,
-    failing::Failing,
+    failing::{Failing, Failures},
     hub::Hub,
     pins::FilePins,
+    signature::SignedBy,
     upstream::{
         self, Lost, NoAnswer,
         call::{self, Terms},
@@ -28,24 +29,35 @@ use super::{
     },
 };
 
+mod census;
+pub mod limits;
 pub mod lines;
 mod pipes;
+mod pool;
 pub mod process;
+pub mod sandbox;
 mod stderr;
 mod tasks;
 pub mod wire;
 mod worker;
 
+use limits::Limits;
+pub use pool::Instances;
+use pool::{Place, Pool};
 use process::{Program, Spawner};
-use worker::{Link, Worker};
+use worker::{Common, Link};
 
 /// How to run a stdio plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StdioSpec {
     /// What to start.
     pub program: Program,
-    /// How many children serve at once; at least 1.
-    pub instances: usize,
+    /// How many children serve at once.
+    pub instances: Instances,
+    /// What each child may take.
+    pub limits: Limits,
+    /// Whose signature the program, or other files, must have.
+    pub signed_by: Option<SignedBy>,
     /// How long a child may take from its start until its lists are known.
     pub start_timeout: Duration,
     /// How long one call may take, if its client gives it that long.
@@ -57,10 +69,8 @@ pub struct StdioSpec {
 pub struct Stdio {
     name: Arc<str>,
     call_timeout: Duration,
-    workers: Vec<Arc<Worker>>,
+    pool: Arc<Pool>,
     watches: Watches,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Stdio {
@@ -75,77 +85,69 @@ impl Stdio {
         hub: &Arc<Hub>,
     ) -> Self {
         let name: Arc<str> = name.into();
-        let (watches, pins) = (Watches::default(), pins.map(Arc::new));
-        let (spec, stop, tasks) = (Arc::new(spec), CancellationToken::new(), TaskTracker::new());
-        let workers: Vec<_> = (0..spec.instances.max(1))
-            .map(|_| {
-                Worker::new(
-                    Arc::clone(&name),
-                    Arc::clone(&spec),
-                    pins.clone(),
-                    spawner.clone(),
-                    Arc::clone(changed),
-                    Arc::clone(hub),
-                    watches.clone(),
-                )
-            })
-            .collect();
-        for worker in &workers {
-            tasks.spawn(Arc::clone(worker).supervise(stop.clone()));
-        }
-        tasks.close();
+        let (watches, call_timeout) = (Watches::default(), spec.call_timeout);
+        let instances = spec.instances;
+        let common = Common {
+            name: Arc::clone(&name),
+            spec: Arc::new(spec),
+            pins: pins.map(Arc::new),
+            spawner: spawner.clone(),
+            changed: Arc::clone(changed),
+            hub: Arc::clone(hub),
+            watches: watches.clone(),
+            asks: Arc::default(),
+            failures: Failures::default(),
+            came: Notify::new(),
+        };
         Self {
             name,
-            call_timeout: spec.call_timeout,
-            workers,
+            call_timeout,
+            pool: Pool::start(Arc::new(common), instances),
             watches,
-            tasks,
-            stop,
         }
     }
 
     /// Returns what is offered, or was when a child was last in service.
     pub fn listing(&self) -> Arc<Listing> {
-        let in_service = self.workers.iter().find(|worker| worker.link().is_some());
+        let workers = self.pool.workers();
+        let in_service = workers.iter().find(|worker| worker.link().is_some());
         let known = || {
-            self.workers
+            workers
                 .iter()
                 .find(|worker| !worker.listing().tools.is_empty())
         };
-        in_service
-            .or_else(known)
-            .unwrap_or(&self.workers[0])
-            .listing()
+        let best = in_service.or_else(known).or(workers.first());
+        best.map(|worker| worker.listing()).unwrap_or_default()
     }
 
     /// Returns the best state of its children.
     pub fn state(&self) -> State {
-        let states: Vec<State> = self.workers.iter().map(|worker| worker.state()).collect();
+        let workers = self.pool.workers();
+        let states: Vec<State> = workers.iter().map(|worker| worker.state()).collect();
         let ready = states.iter().find(|state| **state == State::Ready);
         ready.or(states.first()).cloned().unwrap_or(State::Stopped)
     }
 
+    /// Returns how many children there are.
+    pub fn instances(&self) -> usize {
+        self.pool.workers().len()
+    }
+
     /// Returns how often a child was started again.
     pub fn restarts(&self) -> u64 {
-        self.workers
-            .iter()
-            .map(|worker| worker.restarts.load(std::sync::atomic::Ordering::Relaxed))
-            .sum()
+        self.pool.restarts()
     }
 
     /// Returns how often a child failed for a reason since the plugin was started.
     pub fn failures(&self, why: Failing) -> u64 {
-        let workers = self.workers.iter();
-        workers.map(|worker| worker.failures(why)).sum()
+        self.pool.failures(why)
     }
 
     /// Returns how many calls are under way.
     pub fn in_flight(&self) -> usize {
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.link())
-            .map(|link| link.connection.in_flight())
-            .sum()
+        let workers = self.pool.workers();
+        let links = workers.iter().filter_map(|worker| worker.link());
+        links.map(|link| link.busy()).sum()
     }
 
     /// Asks the child with the fewest calls under way.
@@ -158,25 +160,29 @@ impl Stdio {
         if ask.method.name_member() == Some("taskId") {
             return self.ask_task(ask, deadline).await;
         }
-        let (child, link) = self.link()?;
-        let listing = self.workers[child].listing();
+        let placed = self.pool.place(deadline).await;
+        let Place { child, link, turn } = placed.map_err(|lost| self.failure(lost))?;
+        let listing = self.pool.child(child).map(|worker| worker.listing());
         let answer = if *ask.method == Method::ToolsCall
             && upstream::tasks::are_taken(&link.agreement)
-            && upstream::tasks::is_always_one(&listing, ask.key)
+            && listing.is_some_and(|listing| upstream::tasks::is_always_one(&listing, ask.key))
         {
             self.call_as_task(ask, &link, deadline).await
         } else {
-            self.call(ask, &link, deadline).await
+            self.call(ask, &link, turn, deadline).await
         };
         answer.map(|answer| tasks::placed(answer, child))
     }
 
-    async fn call(&self, ask: Ask<'_>, link: &Link, deadline: Instant) -> Result<Answer, Failure> {
-        let connection = &link.connection;
-        let turn = connection.turn(deadline).await;
-        let turn = turn.map_err(|lost| self.failure(lost))?;
+    async fn call(
+        &self,
+        ask: Ask<'_>,
+        link: &Link,
+        turn: Option<OwnedSemaphorePermit>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let asked = call::ask(
-            connection,
+            &link.connection,
             &link.agreement,
             self.terms(),
             turn,
@@ -202,9 +208,7 @@ impl Stdio {
     /// Tells whether a child told, when it was last in service, that it can do this (`tasks` of
     /// `extensions["io.modelcontextprotocol/tasks"]` and so on).
     pub fn has_capability(&self, pointer: &str) -> bool {
-        self.workers
-            .iter()
-            .any(|worker| worker.has_capability(pointer))
+        self.pool.has_capability(pointer)
     }
 
     /// Wants to know of a resource's changes from now on. False if no child can tell.
@@ -217,27 +221,19 @@ impl Stdio {
         self.watches.remove(uri);
     }
 
-    fn link(&self) -> Result<(usize, Arc<Link>), Failure> {
-        let workers = self.workers.iter().enumerate();
-        workers
-            .filter_map(|(at, worker)| Some((at, worker.link()?)))
-            .min_by_key(|(_, link)| link.connection.in_flight())
-            .ok_or_else(|| self.failure(Lost::NotSent))
-    }
-
     fn failure(&self, lost: Lost) -> Failure {
         lost.failure(&self.name, &self.state())
     }
 
     /// Stops the children: input closed, SIGTERM, SIGKILL. Returns when they are gone.
     pub async fn stop(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.pool.cancel();
+        self.pool.gone().await;
     }
 }
 
 impl Drop for Stdio {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.pool.cancel();
     }
 }

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use super::sandbox::{Sandbox, SandboxError, Walls};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::{
     io::unix::AsyncFd,
@@ -40,18 +41,32 @@ pub struct Program {
     pub env: BTreeMap<String, String>,
     /// Its working directory; ours if none.
     pub working_dir: Option<PathBuf>,
+    /// The walls around it, if there are any.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl Program {
     /// Returns the files that it is made of, as far as its command line names them: the executable as it is found, and
     /// arguments that are files, such as an interpreter's script.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let at = |name: &str| match &self.working_dir {
+        let arguments = self.args.iter().map(|argument| self.at(argument));
+        self.executable()
+            .into_iter()
+            .chain(arguments.filter(|file| file.is_file()))
+            .collect()
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        match &self.working_dir {
             Some(folder) => folder.join(name),
             None => PathBuf::from(name),
-        };
-        let executable = if self.command.contains('/') {
-            Some(at(&self.command))
+        }
+    }
+
+    /// Returns the program's own file, as far as it is found.
+    pub(crate) fn executable(&self) -> Option<PathBuf> {
+        if self.command.contains('/') {
+            Some(self.at(&self.command))
         } else {
             let path = self.env.get("PATH").map(OsString::from);
             let path = path
@@ -60,12 +75,7 @@ impl Program {
             std::env::split_paths(&path)
                 .map(|folder| folder.join(&self.command))
                 .find(|file| file.is_file())
-        };
-        let arguments = self.args.iter().map(|argument| at(argument));
-        executable
-            .into_iter()
-            .chain(arguments.filter(|file| file.is_file()))
-            .collect()
+        }
     }
 }
 
@@ -108,7 +118,7 @@ impl Spawner {
         let gone = || io::Error::other("the spawner has stopped");
         let (done, child) = oneshot::channel();
         let order = Order {
-            command: command(program),
+            command: command(program).map_err(io::Error::other)?,
             runtime: tokio::runtime::Handle::current(),
             done,
         };
@@ -117,7 +127,9 @@ impl Spawner {
     }
 }
 
-fn command(program: &Program) -> Command {
+fn command(program: &Program) -> Result<Command, SandboxError> {
+    let sandbox = program.sandbox.as_ref();
+    let walls = sandbox.map(|sandbox| sandbox.walls(program)).transpose()?;
     let inherited = INHERITED
         .iter()
         .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
@@ -135,27 +147,26 @@ fn command(program: &Program) -> Command {
     if let Some(folder) = &program.working_dir {
         command.current_dir(folder);
     }
-    die_with_us(&mut command);
-    command
+    before_exec(&mut command, walls);
+    Ok(command)
 }
 
 #[expect(
     unsafe_code,
-    reason = "the kernel's parent-death signal can only be asked for between fork and exec"
+    reason = "the kernel's parent-death signal can only be asked for between fork and exec, and so can walls"
 )]
-fn die_with_us(command: &mut Command) {
+fn before_exec(command: &mut Command, mut walls: Option<Walls>) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // We may have died before the line above took effect.
-        if rustix::process::getppid() == Some(parent) {
-            Ok(())
-        } else {
-            Err(io::Error::from(rustix::io::Errno::SRCH))
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
+        walls.as_mut().map_or(Ok(()), Walls::put_up)
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `prctl` and `getppid` are plain system
-    // calls, and no memory is allocated.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `prctl`, `getppid`, `landlock_restrict_self`
+    // and `seccomp` are plain system calls, and no memory is allocated.
     unsafe {
         command.pre_exec(prepare);
     }

@@ -210,11 +210,13 @@ impl Stdio {
     ) -> Result<Answer, Failure> {
         let unknown = || Failure::say(Cause::InvalidParams, "no such task");
         let (child, id) = place(ask.key).ok_or_else(unknown)?;
-        let link = self.workers.get(child).ok_or_else(unknown)?.link();
+        let link = self.pool.child(child).ok_or_else(unknown)?.link();
         let link = link.ok_or_else(|| self.failure(Lost::NotSent))?;
         if !tasks::are_taken(&link.agreement) {
             ask.key = id;
-            return self.call(ask, &link, deadline).await;
+            let turn = link.connection.turn(deadline).await;
+            let turn = turn.map_err(|lost| self.failure(lost))?;
+            return self.call(ask, &link, turn, deadline).await;
         }
         let (connection, errands) = (&link.connection, &link.errands);
         let answer = match ask.method {

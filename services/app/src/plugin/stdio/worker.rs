@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,8 +14,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    StdioSpec, pipes,
-    process::{Process, Spawner, Streams},
+    StdioSpec,
+    census::Kin,
+    limits::{self, Excess},
+    pipes,
+    process::{Spawner, Streams},
     stderr,
     tasks::Errands,
 };
@@ -25,6 +28,7 @@ use crate::plugin::{
     followed,
     hub::Hub,
     pins::{FilePins, NotPinned},
+    signature::NotSigned,
     upstream::{
         backoff::Backoff,
         connection::{Connection, Ears},
@@ -47,29 +51,120 @@ pub(super) struct Link {
     pub(super) agreement: Agreement,
     /// What its tasks wait for.
     pub(super) errands: Errands,
+    /// Calls that have chosen it and are not under way yet.
+    chosen: AtomicUsize,
+    /// How often it was chosen.
+    choices: AtomicU64,
+    /// It takes no more calls.
+    leaving: AtomicBool,
+}
+
+impl Link {
+    fn new(connection: Connection, agreement: Agreement) -> Self {
+        Self {
+            connection,
+            agreement,
+            errands: Errands::default(),
+            chosen: AtomicUsize::new(0),
+            choices: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits until nobody has wanted it for `idle`, and then keeps everybody from wanting it again.
+    async fn unwanted(&self, idle: Duration) {
+        let mut choices = self.choices.load(Ordering::SeqCst);
+        loop {
+            tokio::time::sleep(idle).await;
+            let so_far = self.choices.load(Ordering::SeqCst);
+            if so_far == choices && self.connection.in_flight() == 0 {
+                self.leaving.store(true, Ordering::SeqCst);
+                // Whoever has chosen it before is seen here; whoever does after sees that it leaves.
+                if self.chosen.load(Ordering::SeqCst) == 0 && self.connection.in_flight() == 0 {
+                    return;
+                }
+                self.leaving.store(false, Ordering::SeqCst);
+            }
+            choices = so_far;
+        }
+    }
+}
+
+/// A child that was chosen for a call; it does not leave for want of calls meanwhile.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<Link>);
+
+impl InUse {
+    fn of(link: Arc<Link>) -> Option<Self> {
+        link.chosen.fetch_add(1, Ordering::SeqCst);
+        let chosen = Self(link);
+        (!chosen.leaving.load(Ordering::SeqCst)).then_some(chosen)
+    }
+
+    /// Returns how many calls it has.
+    pub(super) fn busy(&self) -> usize {
+        self.connection.in_flight()
+    }
+
+    /// Counts that a call goes to it.
+    pub(super) fn take(&self) {
+        self.choices.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl std::ops::Deref for InUse {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.chosen.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What the children of one plugin have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) name: Arc<str>,
+    pub(super) spec: Arc<StdioSpec>,
+    pub(super) pins: Option<Arc<FilePins>>,
+    pub(super) spawner: Spawner,
+    /// Told whenever state or listing changes.
+    pub(super) changed: Arc<Notify>,
+    /// Told whenever a resource changes.
+    pub(super) hub: Arc<Hub>,
+    pub(super) watches: Watches,
+    /// A child has asked clients something; each will.
+    pub(super) asks: Arc<AtomicBool>,
+    pub(super) failures: Failures,
+    /// Told whenever a child comes into service.
+    pub(super) came: Notify,
 }
 
 /// What one worker shows to the rest of the plugin.
 #[derive(Debug)]
 pub(super) struct Worker {
-    name: Arc<str>,
-    spec: Arc<StdioSpec>,
-    pins: Option<Arc<FilePins>>,
-    spawner: Spawner,
+    /// Which of the plugin's children it is.
+    number: usize,
+    common: Arc<Common>,
     link: ArcSwapOption<Link>,
     listing: ArcSwap<Listing>,
     state: Mutex<State>,
-    /// Told whenever state or listing changes.
-    changed: Arc<Notify>,
-    /// Told whenever a resource changes.
-    hub: Arc<Hub>,
-    watches: Watches,
     /// What was agreed with the child when it was last in service.
     known: ArcSwapOption<Agreement>,
-    /// The child asks clients something; its next life will too.
-    asks: Arc<AtomicBool>,
-    failures: Failures,
-    pub(super) restarts: AtomicU64,
+}
+
+/// How a child ended that lived only while it was needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It was not needed any more.
+    Fulfilled,
+    /// It ended before.
+    Failed,
 }
 
 /// Why a run of a child ended.
@@ -77,6 +172,8 @@ pub(super) struct Worker {
 enum Ended {
     #[error("it is not let in")]
     Pins(#[from] NotPinned),
+    #[error("it is not let in")]
+    Signature(#[from] NotSigned),
     #[error("it cannot be started")]
     Spawn(#[from] std::io::Error),
     #[error("it did not come up")]
@@ -92,6 +189,10 @@ enum Ended {
     Closed,
     #[error("it did not answer a ping")]
     Silent,
+    #[error("it was ended")]
+    Excess(#[from] Excess),
+    #[error("it was not needed any more")]
+    Unwanted,
     #[error("it was told to stop")]
     Stopped,
 }
@@ -99,50 +200,42 @@ enum Ended {
 impl Ended {
     fn failing(&self) -> Failing {
         match self {
-            Self::Pins(_) | Self::Spawn(_) => Failing::Unreachable,
+            Self::Pins(_) | Self::Signature(_) | Self::Spawn(_) => Failing::Unreachable,
             // A child that talks of other things gives no answer either.
             Self::Handshake { garbage: true, .. } => Failing::Garbage,
             Self::Handshake { error, .. } => match error.into() {
                 Failing::Unreachable => Failing::Ended,
                 other => other,
             },
-            Self::Exited(_) | Self::Closed | Self::Stopped => Failing::Ended,
+            Self::Exited(_) | Self::Closed | Self::Stopped | Self::Unwanted => Failing::Ended,
             Self::Silent => Failing::Silent,
+            Self::Excess(Excess::Memory { .. }) => Failing::Memory,
+            Self::Excess(Excess::Cpu { .. }) => Failing::Cpu,
+            Self::Excess(Excess::Processes { .. }) => Failing::Processes,
         }
     }
 }
 
 impl Worker {
-    pub(super) fn new(
-        name: Arc<str>,
-        spec: Arc<StdioSpec>,
-        pins: Option<Arc<FilePins>>,
-        spawner: Spawner,
-        changed: Arc<Notify>,
-        hub: Arc<Hub>,
-        watches: Watches,
-    ) -> Arc<Self> {
+    pub(super) fn new(number: usize, common: Arc<Common>) -> Arc<Self> {
         Arc::new(Self {
-            name,
-            spec,
-            pins,
-            spawner,
+            number,
+            common,
             link: ArcSwapOption::empty(),
             listing: ArcSwap::default(),
             state: Mutex::new(State::Starting),
-            changed,
-            hub,
-            watches,
             known: ArcSwapOption::empty(),
-            asks: Arc::default(),
-            failures: Failures::default(),
-            restarts: AtomicU64::new(0),
         })
     }
 
+    /// Returns its number, which no other child of the plugin has had.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
     /// Returns the child if it is in service.
-    pub(super) fn link(&self) -> Option<Arc<Link>> {
-        self.link.load_full()
+    pub(super) fn link(&self) -> Option<InUse> {
+        self.link.load_full().and_then(InUse::of)
     }
 
     /// Returns what the child offers, or offered when it was last in service.
@@ -163,26 +256,21 @@ impl Worker {
             .clone()
     }
 
-    /// Returns how often the child failed for a reason.
-    pub(super) fn failures(&self, why: Failing) -> u64 {
-        self.failures.of(why)
-    }
-
     fn set_state(&self, state: State) {
         if let State::Restarting { failing, .. } = &state {
-            self.failures.count(*failing);
+            self.common.failures.count(*failing);
         }
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-        self.changed.notify_one();
+        self.common.changed.notify_one();
     }
 
     /// Keeps the child alive until `stop`; returns when nothing of it is left.
-    pub(super) async fn supervise(self: Arc<Self>, stop: CancellationToken) {
+    pub(super) async fn supervise(&self, stop: &CancellationToken, restarts: &AtomicU64) {
         let mut backoff = Backoff::default();
         let mut era = None;
         loop {
             let began = Instant::now();
-            let ended = self.run(&mut era, &stop).await;
+            let ended = self.run(&mut era, stop, None).await;
             self.link.store(None);
             if stop.is_cancelled() {
                 self.set_state(State::Stopped);
@@ -190,12 +278,12 @@ impl Worker {
             }
             let delay = backoff.next(began.elapsed(), rand::random());
             let reason = telemetry::error_chain(&ended);
-            tracing::warn!(plugin = %self.name, reason, delay_ms = delay.as_millis(), "the plugin's process will be started again");
+            tracing::warn!(plugin = %self.common.name, reason, delay_ms = delay.as_millis(), "the plugin's process will be started again");
             self.set_state(State::Restarting {
                 failing: ended.failing(),
                 reason,
             });
-            self.restarts.fetch_add(1, Ordering::Relaxed);
+            restarts.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => {}
@@ -203,15 +291,42 @@ impl Worker {
         }
     }
 
-    async fn run(&self, era: &mut Option<Era>, stop: &CancellationToken) -> Ended {
+    /// Runs the child once, until it has had no call for `idle` or fails.
+    pub(super) async fn live_while_needed(&self, stop: &CancellationToken, idle: Duration) -> Life {
+        let ended = self.run(&mut None, stop, Some(idle)).await;
+        self.link.store(None);
+        match ended {
+            Ended::Unwanted | Ended::Stopped => {
+                self.set_state(State::Stopped);
+                Life::Fulfilled
+            }
+            ended => {
+                let reason = telemetry::error_chain(&ended);
+                tracing::warn!(plugin = %self.common.name, reason, "one of the plugin's processes has failed; the others go on");
+                self.set_state(State::Restarting {
+                    failing: ended.failing(),
+                    reason,
+                });
+                Life::Failed
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        era: &mut Option<Era>,
+        stop: &CancellationToken,
+        idle: Option<Duration>,
+    ) -> Ended {
         if let Err(refused) = self.vouch().await {
             return refused;
         }
-        let mut process = match self.spawner.spawn(&self.spec.program).await {
+        let common = &self.common;
+        let mut process = match common.spawner.spawn(&common.spec.program).await {
             Ok(process) => process,
             Err(error) => return error.into(),
         };
-        tracing::info!(plugin = %self.name, pid = process.id(), "the plugin's process was started");
+        tracing::info!(plugin = %common.name, pid = process.id(), "the plugin's process was started");
         let Some(Streams {
             stdin,
             stdout,
@@ -220,53 +335,69 @@ impl Worker {
         else {
             return Ended::Closed;
         };
+        let mut kin = Kin::of(process.id());
         let changes = Arc::new(Notify::new());
         let ears = Ears {
             lists_changed: Arc::clone(&changes),
-            hub: Arc::clone(&self.hub),
-            asks: Arc::clone(&self.asks),
+            hub: Arc::clone(&common.hub),
+            asks: Arc::clone(&common.asks),
         };
-        let connection = pipes::connect(Arc::clone(&self.name), stdin, stdout, ears);
-        tokio::spawn(stderr::log(Arc::clone(&self.name), stderr));
+        let connection = pipes::connect(Arc::clone(&common.name), stdin, stdout, ears);
+        tokio::spawn(stderr::log(Arc::clone(&common.name), stderr));
         let ended = tokio::select! {
-            ended = self.serve(&connection, era, &changes) => ended,
+            ended = self.serve(&connection, era, &changes, idle) => ended,
             status = process.wait() => match status {
                 Ok(status) => Ended::Exited(status.to_string()),
                 Err(error) => error.into(),
             },
+            excess = limits::watch(&mut kin, &common.spec.limits) => excess.into(),
             () = stop.cancelled() => Ended::Stopped,
         };
         self.link.store(None);
         connection.close();
-        self.end(process, &ended).await;
+        match &ended {
+            // Nothing is left of it; the drop is what reaps a group that could not be seen.
+            Ended::Exited(_) => drop(process),
+            // What takes too much is not asked to stop.
+            Ended::Excess(_) => {
+                kin.look();
+                drop(process);
+            }
+            _ => {
+                // What has left the group is found while its parents live.
+                kin.look();
+                process.stop().await;
+            }
+        }
+        // What left the group ends with the rest.
+        drop(kin);
         ended
     }
 
-    /// Holds the files that the child is made of against their pins.
+    /// Holds the files that the child is made of against their signatures and pins.
     async fn vouch(&self) -> Result<(), Ended> {
-        let Some(pins) = self.pins.clone() else {
+        let common = Arc::clone(&self.common);
+        if common.pins.is_none() && common.spec.signed_by.is_none() {
             return Ok(());
-        };
-        let (name, spec) = (Arc::clone(&self.name), Arc::clone(&self.spec));
+        }
         let checked = tokio::task::spawn_blocking(move || {
-            let mut files = Vec::new();
-            for path in spec.program.files() {
-                let digest = followed::sha256_of(&path)?;
-                files.push((path, digest));
+            let program = &common.spec.program;
+            if let Some(by) = &common.spec.signed_by {
+                by.check_files(program.executable())?;
             }
-            Ok::<_, Ended>(pins.check(&name, files)?)
+            if let Some(pins) = &common.pins {
+                let mut files = Vec::new();
+                for path in program.files() {
+                    let digest = followed::sha256_of(&path)?;
+                    files.push((path, digest));
+                }
+                pins.check(&common.name, files)?;
+            }
+            Ok::<_, Ended>(())
         });
         checked
             .await
             .unwrap_or_else(|lost| Err(std::io::Error::other(lost).into()))
-    }
-
-    async fn end(&self, process: Process, ended: &Ended) {
-        match ended {
-            // Nothing is left of it; the drop is what reaps a group that could not be seen.
-            Ended::Exited(_) => drop(process),
-            _ => process.stop().await,
-        }
     }
 
     /// Brings the child into service and stays until it cannot serve any more.
@@ -275,9 +406,10 @@ impl Worker {
         connection: &Connection,
         era: &mut Option<Era>,
         changes: &Notify,
+        idle: Option<Duration>,
     ) -> Ended {
         let known = era.take();
-        let deadline = Instant::now() + self.spec.start_timeout;
+        let deadline = Instant::now() + self.common.spec.start_timeout;
         let agreement = match handshake::agree(connection, known, deadline).await {
             Ok(agreement) => agreement,
             Err(error) => {
@@ -294,15 +426,22 @@ impl Worker {
         if let Err(error) = self.list(connection, &agreement, deadline).await {
             return came_not_up(connection, error);
         }
-        tracing::info!(plugin = %self.name, revision = %agreement.revision, tools = self.listing().tools.len(), "the plugin is in service");
+        tracing::info!(plugin = %self.common.name, revision = %agreement.revision, tools = self.listing().tools.len(), "the plugin is in service");
         self.known.store(Some(Arc::new(agreement.clone())));
-        self.link.store(Some(Arc::new(Link {
-            connection: connection.clone(),
-            agreement: agreement.clone(),
-            errands: Errands::default(),
-        })));
+        let link = Arc::new(Link::new(connection.clone(), agreement.clone()));
+        self.link.store(Some(Arc::clone(&link)));
         self.set_state(State::Ready);
-        self.attend(connection, &agreement, changes).await
+        self.common.came.notify_waiters();
+        let unwanted = async {
+            match idle {
+                Some(idle) => link.unwanted(idle).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = self.attend(connection, &agreement, changes) => ended,
+            () = unwanted => Ended::Unwanted,
+        }
     }
 
     async fn attend(
@@ -312,7 +451,7 @@ impl Worker {
         changes: &Notify,
     ) -> Ended {
         let mut heard = connection.heard();
-        let mut watches = self.watches.follow();
+        let mut watches = self.common.watches.follow();
         watches.mark_changed();
         let mut subscribed = Subscribed::default();
         loop {
@@ -325,11 +464,11 @@ impl Worker {
                 () = subscribed.ended() => {}
                 () = changes.notified() => {
                     tokio::time::sleep(CHANGES_SETTLE).await;
-                    let deadline = Instant::now() + self.spec.start_timeout;
+                    let deadline = Instant::now() + self.common.spec.start_timeout;
                     // The last known lists stay in force when the new ones cannot be had.
                     match self.list(connection, agreement, deadline).await {
-                        Ok(()) => self.changed.notify_one(),
-                        Err(error) => tracing::warn!(plugin = %self.name, error = telemetry::error_chain(&error), "the plugin's lists could not be fetched again"),
+                        Ok(()) => self.common.changed.notify_one(),
+                        Err(error) => tracing::warn!(plugin = %self.common.name, error = telemetry::error_chain(&error), "the plugin's lists could not be fetched again"),
                     }
                 }
                 () = tokio::time::sleep(PING_EVERY) => {

@@ -9,8 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::wasm::{CallError, Grants, Host, Level, Limits, LoadError, Plugin, Runtime};
+use ::wasm::{
+    CallError, Fetch, FetchError, Grants, Host, Level, Limits, LoadError, Plugin, Runtime, Web,
+};
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use jsonschema::Validator;
 use mcp::{Cause, Failure, Method};
 use serde_json::{Value, json, value::to_raw_value};
@@ -19,12 +23,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Answer, Ask, Freshness, Item, Listing, Scope, State,
+    allowed::Allowed,
     builtin::tool::refused,
     failing::Failing,
     followed::{self, Followed},
     notices::Notices,
+    outgoing::{self, BodyError},
     pins::{FilePins, NotPinned, sha256},
     shown::Shown,
+    signature::{NotSigned, SignedBy},
 };
 
 /// The largest component, in bytes.
@@ -41,10 +48,14 @@ pub struct WasmSpec {
     pub module: PathBuf,
     /// SHA-256 that the file must have, in hexadecimal.
     pub digest: Option<String>,
+    /// Whose signature the file must have.
+    pub signed_by: Option<SignedBy>,
     /// How much a call may take.
     pub limits: Limits,
     /// What a call may do beside computing.
     pub grants: Grants,
+    /// Hosts that a call may ask.
+    pub allow_hosts: Vec<String>,
     /// Where compiled components are kept; the first plugin's holds for all of a process.
     pub cache: Option<PathBuf>,
     /// How long one call may take, if its client gives it that long.
@@ -87,6 +98,10 @@ enum NotServed {
     Digest { found: String },
     #[error("its component is not let in")]
     Pins(#[from] NotPinned),
+    #[error("its component is not let in")]
+    Signature(#[from] NotSigned),
+    #[error("it cannot be given a way to other servers")]
+    Client(#[from] reqwest::Error),
     #[error("its component cannot be used")]
     Load(#[from] LoadError),
     #[error("it does not name its tools")]
@@ -228,10 +243,20 @@ impl Shared {
         {
             return Err(NotServed::Digest { found });
         }
+        if let Some(by) = &self.spec.signed_by {
+            by.check(path, &bytes)?;
+        }
         if let Some(pins) = &self.pins {
             pins.check(&self.name, [(path.clone(), found)])?;
         }
-        let (limits, grants) = (self.spec.limits, self.spec.grants.clone());
+        let (limits, mut grants) = (self.spec.limits, self.spec.grants.clone());
+        if !self.spec.allow_hosts.is_empty() {
+            grants.web = Some(Web(Arc::new(Fetcher {
+                plugin: Arc::clone(&self.name),
+                allowed: Allowed::new(&self.spec.allow_hosts)?,
+                answer_bytes_max: limits.answer_bytes,
+            })));
+        }
         Ok(Plugin::load(&self.runtime, &bytes, limits, grants)?)
     }
 
@@ -310,6 +335,73 @@ fn result(text: String) -> Value {
     }
     result["content"] = json!([{"type": "text", "text": text}]);
     result
+}
+
+/// Sends a component's requests to the hosts that it was granted.
+struct Fetcher {
+    plugin: Arc<str>,
+    allowed: Allowed,
+    answer_bytes_max: usize,
+}
+
+impl Fetch for Fetcher {
+    fn fetch(
+        &self,
+        request: http::Request<Bytes>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, FetchError>> {
+        let (allowed, limit) = (self.allowed.clone(), self.answer_bytes_max);
+        let plugin = Arc::clone(&self.plugin);
+        Box::pin(async move {
+            let denied = |reason: String| {
+                tracing::warn!(
+                    plugin = &*plugin,
+                    reason,
+                    "a request of the plugin was not sent"
+                );
+                FetchError::Denied
+            };
+            let request = reqwest::Request::try_from(request)
+                .map_err(|error| denied(error.without_url().to_string()))?;
+            allowed
+                .admits(request.url())
+                .map_err(|error| denied(error.to_string()))?;
+            let lost = |error: reqwest::Error| {
+                let why = if error.is_timeout() {
+                    FetchError::Late
+                } else if error.is_redirect() {
+                    FetchError::Denied
+                } else {
+                    FetchError::Unreachable
+                };
+                let error = telemetry::error_chain(&error.without_url());
+                tracing::warn!(
+                    plugin = &*plugin,
+                    error,
+                    "a request of the plugin has no answer"
+                );
+                why
+            };
+            let exchange = async {
+                let mut response = allowed.client().execute(request).await.map_err(lost)?;
+                let mut answer = http::Response::new(Bytes::new());
+                *answer.status_mut() = response.status();
+                *answer.headers_mut() = std::mem::take(response.headers_mut());
+                // These are of the connection, and of the body as it was sent.
+                for name in [http::header::TRANSFER_ENCODING, http::header::CONNECTION] {
+                    answer.headers_mut().remove(name);
+                }
+                match outgoing::body(response, limit).await {
+                    Ok(body) => Ok(answer.map(|_| body.into())),
+                    Err(BodyError::TooLong) => Err(FetchError::TooLong),
+                    Err(BodyError::Broken(error)) => Err(lost(error)),
+                }
+            };
+            tokio::time::timeout_at(deadline.into(), exchange)
+                .await
+                .unwrap_or(Err(FetchError::Late))
+        })
+    }
 }
 
 /// Writes what a component says into our log, escaped, and tells its client how far it is.
