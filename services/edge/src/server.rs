@@ -46,6 +46,10 @@ pub enum Port {
 /// How long a client may take to read one piece of a stream.
 const WRITE_MAX: Duration = Duration::from_secs(60);
 
+/// How long, and for how many bytes, a connection is read away that ends with a refused head.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 64 << 10;
+
 /// How HTTP/2 begins, and no request of HTTP/1 does.
 const HTTP2_START: &[u8] = b"PRI";
 
@@ -107,14 +111,14 @@ impl Server {
         }
     }
 
-    /// Waits for a request's head; `None` ends the connection.
-    async fn read_head(&self, session: &mut ServerSession) -> Option<()> {
+    /// Waits for a request's head and gives the session back with it; `None` when the connection is over.
+    async fn read_head(&self, mut session: ServerSession) -> Option<ServerSession> {
         let http = &self.edge.settings.http;
         session.set_pipelining_enabled(true);
         session.set_keepalive(Some(http.idle_timeout.as_secs().max(1)));
         let wait = http.idle_timeout + http.header_timeout;
         match tokio::time::timeout(wait, session.read_request()).await {
-            Ok(Ok(true)) => Some(()),
+            Ok(Ok(true)) => Some(session),
             // The client closed an idle connection, or sent nothing in time.
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
@@ -122,6 +126,9 @@ impl Server {
                 session.set_keepalive(None);
                 // Best effort: the client may be gone.
                 let _ = session.respond_error(400).await;
+                if let ServerSession::H1(session) = session {
+                    linger(session.into_inner()).await;
+                }
                 None
             }
         }
@@ -132,10 +139,10 @@ impl Server {
 impl HttpServerApp for Server {
     async fn process_new_http(
         self: &Arc<Self>,
-        mut session: ServerSession,
+        session: ServerSession,
         _shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.read_head(&mut session).await?;
+        let mut session = self.read_head(session).await?;
         let guard = self.edge.life.enter();
         // A refused body is read away within bounds, so that its connection can go on.
         session.set_close_on_response_before_downstream_finish(false);
@@ -196,6 +203,25 @@ async fn upgrade(
     written.ok()?;
     serve(session.into_inner()).await;
     None
+}
+
+/// Ends a connection of which not everything was read: closed at once it would be reset, and the answer perhaps lost with it
+/// (RFC 9112, section 9.6).
+async fn linger(mut stream: Stream) {
+    let rest = async {
+        stream.shutdown().await.ok()?;
+        let mut ignored = [0; 1024];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut ignored).await.ok()? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Some(())
+    };
+    // Best effort: the client may be gone.
+    let _ = tokio::time::timeout(LINGER_MAX, rest).await;
 }
 
 /// Writes the head of a stream without an end, and leaves the rest to a task of its own.
