@@ -7,7 +7,7 @@
 //! | POST of a notification or a response | 202 |
 //! | POST of a request | 200: JSON if the answer comes at once and alone, else an event stream |
 //! | POST of an array | 2025-03-26 alone, else 400 |
-//! | GET | the session's stream; with `Last-Event-ID` of a call, the rest of that call |
+//! | GET | the session's stream, in place of one that it has already; with `Last-Event-ID` of a call, the rest of that call |
 //! | DELETE | ends the session: 204 |
 //!
 //! A connection that breaks cancels nothing; `notifications/cancelled` does.

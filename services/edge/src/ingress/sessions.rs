@@ -131,6 +131,18 @@ pub(super) async fn serve(
     }
     let reads_stream = request.method == http::Method::GET;
     let label = label(&request.body);
+    if reads_stream {
+        match edge.admission.stream(&caller) {
+            Ok(place) => context.stream = Some(place),
+            Err(failure) => {
+                let status = failure.cause.http_status();
+                record::refused_session(edge, &context, &caller, label, status);
+                let id = context.request_id.as_str();
+                return crate::egress::json_rpc_failure(&failure, None, id);
+            }
+        }
+    }
+    let place = context.stream.clone();
     let context = Arc::new(context);
     let asker = asker(edge, &context, &caller, None);
     let calls = Arc::clone(&asker.caller.calls);
@@ -149,7 +161,11 @@ pub(super) async fn serve(
     let until = reads_stream.then(|| {
         let life = edge.life.clone();
         let left = edge.identity.left(&caller);
-        async move { _ = tokio::time::timeout(left, life.draining()).await }
+        async move {
+            // Held for as long as the stream is read, whatever feeds it.
+            let _place = place;
+            _ = tokio::time::timeout(left, life.draining()).await;
+        }
     });
     response(answer, until)
 }
