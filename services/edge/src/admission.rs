@@ -313,7 +313,7 @@ pub async fn listen(edge: &Edge, context: &Context, caller: &Caller) -> Result<P
     edge.admission.listener(context, caller)
 }
 
-/// Charges a caller's rate for what is no call, such as opening a stream of events.
+/// Charges a caller's rate for what is no call, such as opening a stream of events, a ping, or a notification.
 ///
 /// # Errors
 /// [`Cause::RateLimited`] with the time after which the same would pass.

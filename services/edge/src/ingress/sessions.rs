@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::FutureExt;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt};
 use http::HeaderValue;
-use legacy::{Asker, Backend, Board, Body, Host, Request};
+use legacy::{Asker, Backend, Board, Body, Host, Records, Request};
 use mcp::envelope::{self, Message};
 use mcp::headers::SESSION_ID;
 use mcp::{Call, Cause, Failure, Method};
@@ -19,6 +19,7 @@ use policy::deadline::{Deadline, SetBy};
 use store::Store;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission;
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::exchange::{self, Response};
@@ -35,7 +36,7 @@ pub type Sessions = Host<Stages>;
 /// Makes the host; it shares through the fleet's store.
 #[must_use]
 pub fn host(edge: &Edge, store: Store) -> Sessions {
-    let board = Arc::new(Board::new(Arc::new(store)));
+    let board = Arc::new(Board::new(Arc::new(Records::new(store))));
     let ttl = edge.settings.session.ttl;
     Host::new(Arc::new(Stages), board, edge.sessions.clone(), ttl)
 }
@@ -105,6 +106,10 @@ impl Backend for Stages {
                 })
             })
             .boxed()
+    }
+
+    fn admit<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<(), Failure>> {
+        admission::charge(&asked.edge, &asked.caller).boxed()
     }
 }
 
