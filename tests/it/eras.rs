@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use mcp::sse::{Decoder, Event};
 use serde_json::{Value, json};
-use testkit::{Fleet, binary, eventually, node, test_tools, workspace};
+use testkit::{Client, Fleet, binary, eventually, node, test_tools, workspace};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -257,10 +257,15 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(crate) async fn open(fleet: &'a Fleet) -> Result<Session<'a>> {
+        Session::open_as(fleet, fleet.client()).await
+    }
+
+    /// Opens a session of another principal.
+    pub(crate) async fn open_as(fleet: &'a Fleet, client: &Client) -> Result<Session<'a>> {
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {}}, "clientInfo": {"name": "t", "version": "1"}});
         let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
         let url = &fleet.status.endpoints.mcp;
-        let answer = fleet.client().post_json(url, &body).await?;
+        let answer = client.post_json(url, &body).await?;
         let token = answer.header("mcp-session-id").to_owned();
         ensure!(!token.is_empty(), "{}", answer.text);
         Ok(Session { fleet, token })

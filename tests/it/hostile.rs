@@ -1,13 +1,20 @@
 //! Bad tokens, bad bodies, too much: the protocol's own error, and nobody else is harmed.
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use testkit::{Client, Fleet};
+use testkit::{Client, Fleet, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::eras::{Session, modern};
+
+/// How long something may take that happens in the background.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const GENEROUS: &str = "[edge]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\ncapnp_listen = \"127.0.0.1:0\"\n[fleet]\napps = 1\n";
 
@@ -123,6 +130,118 @@ async fn past_the_rate_a_caller_waits_and_others_do_not() -> Result<()> {
 
     let other = Client::new(&fleet.mint(&["--subject", "somebody-else"]).await?)?;
     assert_eq!(other.post_json(url, &body).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_needs_no_app_has_the_same_rate() -> Result<()> {
+    let fleet = Fleet::up(&format!(
+        "{GENEROUS}[edge.rate]\nper_second = 2\nburst = 20\n"
+    ))
+    .await?;
+    let url = &fleet.status.endpoints.mcp;
+    let say = |message: Value| {
+        let mut message = message;
+        message["jsonrpc"] = json!("2.0");
+        message
+    };
+    for (subject, message) in [
+        ("a", say(json!({"id": 1, "method": "ping"}))),
+        (
+            "b",
+            say(json!({"id": 1, "method": "resources/subscribe", "params": {"uri": "a:b"}})),
+        ),
+        ("c", say(json!({"method": "notifications/initialized"}))),
+        ("d", say(json!({"id": "x.1", "result": {}}))),
+    ] {
+        let client = Client::new(&fleet.mint(&["--subject", subject]).await?)?;
+        let session = Session::open_as(&fleet, &client).await?;
+        let request = || session.with(client.post(url).json(&message));
+        refused_at_last(&client, request).await?;
+    }
+    for (subject, message) in [
+        ("e", say(json!({"id": 1, "method": "ping"}))),
+        ("f", say(json!({"method": "notifications/initialized"}))),
+    ] {
+        let client = Client::new(&fleet.mint(&["--subject", subject]).await?)?;
+        let request = || client.post(&fleet.status.endpoints.jsonrpc).json(&message);
+        refused_at_last(&client, request).await?;
+    }
+    Ok(())
+}
+
+/// Sends a request until its principal has used up its rate.
+async fn refused_at_last(
+    client: &Client,
+    request: impl Fn() -> reqwest::RequestBuilder,
+) -> Result<()> {
+    for _ in 0..100 {
+        let answer = client.send(request()).await?;
+        if answer.status == 429 {
+            ensure!(answer.header("retry-after").parse::<u64>()? >= 1);
+            ensure!(answer.json["error"]["code"] == -31429, "{}", answer.text);
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{:?} is never refused", request())
+}
+
+#[tokio::test]
+async fn a_principal_has_so_many_streams_of_changes() -> Result<()> {
+    let fleet = Fleet::up(&format!(
+        "{GENEROUS}[edge.http]\nstreams_max_principal = 2\n"
+    ))
+    .await?;
+    let url = &fleet.status.endpoints.mcp;
+    let listen = || {
+        let params = json!({"notifications": {"toolsListChanged": true}});
+        modern(&fleet, "subscriptions/listen", params, "listens").send()
+    };
+    let first = listen().await?;
+    let second = listen().await?;
+    assert_eq!(
+        (first.status(), second.status()),
+        (200.try_into()?, 200.try_into()?)
+    );
+    let refused = listen().await?;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let session = Session::open(&fleet).await?;
+    let read = || session.with(fleet.client().get(url)).send();
+    assert_eq!(read().await?.status(), 429, "one bound for both eras");
+
+    // A session has one stream: the newest, which takes no second place for long.
+    drop(first);
+    let opened = async |status: u16| {
+        eventually(PATIENCE, async || {
+            let stream = read().await?;
+            ensure!(stream.status() == status, "{}", stream.status());
+            Ok(stream)
+        })
+        .await
+    };
+    let old = opened(200).await?;
+    drop(second);
+    let new = opened(200).await?;
+    let text = tokio::time::timeout(PATIENCE, old.text()).await??;
+    assert!(!text.contains("error"), "{text}");
+    drop(new);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_not_taken() -> Result<()> {
+    let fleet = Fleet::up(GENEROUS).await?;
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
+    for (coding, status) in [("gzip", 415), ("identity", 200)] {
+        let request = fleet.client().post(&fleet.status.endpoints.jsonrpc);
+        let request = request.json(&body).header("content-encoding", coding);
+        assert_eq!(
+            fleet.client().send(request).await?.status,
+            status,
+            "{coding}"
+        );
+    }
     Ok(())
 }
 

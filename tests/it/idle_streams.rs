@@ -136,7 +136,7 @@ fn held(pid: u32) -> Result<usize> {
 #[expect(clippy::print_stderr, reason = "figures are for whoever measures")]
 async fn measure(kind: impl Fn(&str) -> Kind, count: usize) -> Result<()> {
     let fleet = Fleet::up(
-        "[edge.events]\nstreams_max_principal = 16384\n[edge.rate]\nper_second = 100000\nburst = 100000\n[fleet]\napps = 1\n",
+        "[edge.http]\nstreams_max_principal = 16384\n[edge.events]\nstreams_max_principal = 16384\n[edge.rate]\nper_second = 100000\nburst = 100000\n[fleet]\napps = 1\n",
     )
     .await?;
     let kind = kind(&fleet.token);

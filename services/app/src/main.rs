@@ -252,7 +252,7 @@ fn sessions(settings: &Settings, state: &Path, store: &Store) -> anyhow::Result<
     }
     Ok(Sessions {
         keys: legacy::keys::read(&session.key_files)?,
-        shared: Arc::new(store.clone()),
+        shared: Arc::new(legacy::Records::new(store.clone())),
         life: session.ttl,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mcp::{Call, Cause, Failure, Method};
@@ -36,6 +36,7 @@ pub struct Admission {
     room: Arc<Room>,
     /// Whoever only listens takes no place of a call.
     listeners: Gate,
+    streams: Streams,
     weights: HashMap<String, u32>,
     weight_other: u32,
     classes: Patterns<Class>,
@@ -50,6 +51,56 @@ pub struct Admission {
 pub struct Permit {
     _place: Option<Place>,
     _listens: Option<policy::admission::Permit>,
+    _stream: Option<Arc<StreamPlace>>,
+}
+
+/// How many streams of changes each principal has open.
+#[derive(Debug)]
+struct Streams {
+    most: usize,
+    /// By principal; those that have none are not in it.
+    open: Arc<Mutex<HashMap<u64, usize>>>,
+}
+
+/// A stream's place among those of its principal; freed on drop.
+#[derive(Debug)]
+pub struct StreamPlace {
+    principal: u64,
+    open: Arc<Mutex<HashMap<u64, usize>>>,
+}
+
+impl Streams {
+    fn new(most: usize) -> Streams {
+        Streams {
+            most,
+            open: Arc::default(),
+        }
+    }
+
+    fn enter(&self, principal: u64) -> Option<StreamPlace> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(principal).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(StreamPlace {
+            principal,
+            open: Arc::clone(&self.open),
+        })
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.principal);
+            }
+        }
+    }
 }
 
 /// What is known of an admitted call beside its right to be under way.
@@ -112,6 +163,7 @@ impl Admission {
             burst: settings.rate.burst,
             room: Room::new(settings, now),
             listeners: Gate::new(LISTENERS_MAX),
+            streams: Streams::new(settings.http.streams_max_principal),
             weight_other: weights.remove(ANY).unwrap_or(1),
             weights,
             classes: Patterns::new(critical.into_iter().chain(background)),
@@ -143,13 +195,35 @@ impl Admission {
     }
 
     /// The right to listen.
-    fn listener(&self) -> Result<Permit, Failure> {
+    fn listener(&self, context: &Context, caller: &Caller) -> Result<Permit, Failure> {
+        // What a session's stream listens to is counted with the stream.
+        let stream = match &context.stream {
+            Some(stream) => Arc::clone(stream),
+            None => self.stream(caller)?,
+        };
         let listens = self.listeners.enter();
         let full = |_| Failure::new(Cause::Overloaded).retry_after(COME_BACK);
         Ok(Permit {
             _place: None,
             _listens: Some(listens.map_err(full)?),
+            _stream: Some(stream),
         })
+    }
+
+    /// A place for one more stream of the caller's principal.
+    ///
+    /// # Errors
+    /// [`Cause::RateLimited`] when it has as many open as one may.
+    pub fn stream(&self, caller: &Caller) -> Result<Arc<StreamPlace>, Failure> {
+        let full = || {
+            let text = format!(
+                "{} streams of this principal are open already: close one first",
+                self.streams.most
+            );
+            Failure::say(Cause::RateLimited, text).retry_after(COME_BACK)
+        };
+        let place = self.streams.enter(caller.key());
+        place.map(Arc::new).ok_or_else(full)
     }
 
     fn facts(&self, context: &Context, caller: &Caller, kind: &str, now: Instant) -> Facts {
@@ -202,7 +276,7 @@ pub async fn admit(
         _reserved: reserved,
     };
     if call.method == Method::SubscriptionsListen {
-        return Ok((admission.listener()?, admitted(now)));
+        return Ok((admission.listener(context, caller)?, admitted(now)));
     }
     let facts = admission.facts(context, caller, tool.unwrap_or(call.method.label()), now);
     match admission.room.enter(&facts).await {
@@ -211,6 +285,7 @@ pub async fn admit(
             let permit = Permit {
                 _place: Some(place),
                 _listens: None,
+                _stream: None,
             };
             Ok((permit, admitted(now + waited)))
         }
@@ -231,13 +306,14 @@ pub async fn admit(
 /// Admits one who listens to what the edge itself knows.
 ///
 /// # Errors
-/// [`Cause::RateLimited`] with the time after which the same would pass; [`Cause::Overloaded`].
-pub async fn listen(edge: &Edge, caller: &Caller) -> Result<Permit, Failure> {
+/// [`Cause::RateLimited`] with the time after which the same would pass, or when the principal has too many streams;
+/// [`Cause::Overloaded`].
+pub async fn listen(edge: &Edge, context: &Context, caller: &Caller) -> Result<Permit, Failure> {
     charge(edge, caller).await?;
-    edge.admission.listener()
+    edge.admission.listener(context, caller)
 }
 
-/// Charges a caller's rate for what is no call, such as opening a stream of events.
+/// Charges a caller's rate for what is no call, such as opening a stream of events, a ping, or a notification.
 ///
 /// # Errors
 /// [`Cause::RateLimited`] with the time after which the same would pass.
@@ -278,6 +354,21 @@ fn within_quota(edge: &Edge, caller: &Caller, cost: u32) -> Result<Option<Reserv
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_principal_has_so_many_streams_at_once() {
+        let streams = Streams::new(2);
+        let (first, second) = (streams.enter(1), streams.enter(1));
+        assert!(first.is_some() && second.is_some());
+        assert!(streams.enter(1).is_none());
+        let other = streams.enter(2);
+        assert!(other.is_some(), "of another principal");
+        drop(first);
+        let third = streams.enter(1);
+        assert!(third.is_some());
+        drop((second, third, other));
+        assert!(streams.open.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn the_name_itself_counts_before_the_longest_beginning() {

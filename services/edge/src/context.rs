@@ -1,6 +1,7 @@
 //! What is known of a request apart from its calls: handed down unchanged to every stage.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -11,6 +12,7 @@ use policy::fair;
 use telemetry::RequestId;
 use telemetry::trace::TraceContext;
 
+use crate::admission::StreamPlace;
 use crate::edge::Edge;
 use crate::exchange::Exchange;
 use crate::identity::Caller;
@@ -44,6 +46,8 @@ pub struct Context {
     pub locale: Option<String>,
     /// Which list of tools the client wants, if its head says.
     pub tools: Option<ToolsWanted>,
+    /// The place that the request has already among its principal's streams: it reads that of its session.
+    pub stream: Option<Arc<StreamPlace>>,
     /// Where the client is.
     pub client_addr: Option<SocketAddr>,
     /// When the request had been taken up.
@@ -81,6 +85,7 @@ impl Context {
                 .header("accept-language")
                 .and_then(mcp::locale::preferred),
             tools: tools::wanted(exchange),
+            stream: None,
             client_addr: exchange.client_addr(),
             started: exchange.started,
         }
@@ -110,6 +115,7 @@ impl Context {
             pinned: None,
             locale: None,
             tools: None,
+            stream: None,
             client_addr,
             started,
         }

@@ -1,7 +1,5 @@
 //! The way out: failures in the client's protocol, and the headers that every answer has.
 
-use std::time::Duration;
-
 use mcp::{Cause, Failure, FrontDoor, Id};
 use serde_json::json;
 
@@ -68,19 +66,10 @@ fn with_status(failure: &Failure, body: Vec<u8>, content_type: &str) -> Response
         }
         _ => {}
     }
-    if let Some(after) = failure.retry_after {
-        set_header(
-            &mut response,
-            "retry-after",
-            &whole_seconds(after).to_string(),
-        );
+    if let Some(seconds) = failure.retry_after_seconds() {
+        set_header(&mut response, "retry-after", &seconds.to_string());
     }
     response
-}
-
-/// `Retry-After` has whole seconds: never early, never zero.
-fn whole_seconds(after: Duration) -> u64 {
-    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
 }
 
 /// Adds what every answer has.
@@ -98,13 +87,6 @@ pub fn finish(response: &mut Response, exchange: &Exchange<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_never_early() {
-        for (after, seconds) in [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2)] {
-            assert_eq!(whole_seconds(Duration::from_millis(after)), seconds);
-        }
-    }
 
     #[test]
     fn graphql_failures_are_graphql_errors() {

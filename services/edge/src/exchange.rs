@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderName};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use mcp::{Cause, Failure};
 use pingora::ErrorType;
 use pingora::protocols::Stream;
@@ -171,6 +171,11 @@ impl<'a> Exchange<'a> {
         &self.session.req_header().method
     }
 
+    /// Whether the head names its host as its version of HTTP wants.
+    pub fn names_host(&self) -> bool {
+        names_host(self.session.req_header().version, self.headers())
+    }
+
     /// The path, without the query.
     pub fn path(&self) -> &str {
         self.session.req_header().uri.path()
@@ -207,11 +212,15 @@ impl<'a> Exchange<'a> {
     /// Reads the body.
     ///
     /// # Errors
-    /// [`Cause::TooLarge`] as soon as the limit is passed, announced or not; [`Cause::Overloaded`] when the
+    /// [`Cause::MediaType`] for one that is compressed; [`Cause::TooLarge`] as soon as the limit is passed, announced or not; [`Cause::Overloaded`] when the
     /// bodies of all requests hold all the memory that is for them; [`Cause::SlowClient`] when it does not
     /// come in time or breaks off; [`Cause::InvalidRequest`] when its chunks cannot be read; [`Cause::Unsigned`] when it
     /// is not the signed one.
     pub async fn body(&mut self, bounds: BodyBounds<'_>) -> Result<Bytes, Failure> {
+        if is_encoded(self.headers()) {
+            let text = "bodies are taken without Content-Encoding";
+            return Err(Failure::say(Cause::MediaType, text));
+        }
         let announced = announced_length(self.headers());
         if announced.is_some_and(|length| length > bounds.limit) {
             return Err(too_large(bounds.limit));
@@ -310,6 +319,26 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
+/// Whether a body is said to be other than it stands.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether a head names its host as its version of HTTP wants: once in HTTP/1.1 (RFC 9112, section 3.2), at most once
+/// elsewhere.
+fn names_host(version: Version, headers: &HeaderMap) -> bool {
+    match headers.get_all(HOST).iter().count() {
+        1 => true,
+        0 => version != Version::HTTP_11,
+        _ => false,
+    }
+}
+
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     header(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok())
 }
@@ -327,5 +356,48 @@ pub fn set_header(response: &mut Response, name: &'static str, value: &str) {
         response
             .headers_mut()
             .insert(HeaderName::from_static(name), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_body_and_host_is_held_to_the_rules_of_http() {
+        let headers = |name: &'static str, values: &[&'static str]| -> HeaderMap {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            headers
+        };
+        for (values, encoded) in [
+            (&[][..], false),
+            (&["identity"], false),
+            (&["Identity, identity"], false),
+            (&["gzip"], true),
+            (&["identity, br"], true),
+            (&["identity", "gzip"], true),
+        ] {
+            assert_eq!(
+                is_encoded(&headers("content-encoding", values)),
+                encoded,
+                "{values:?}"
+            );
+        }
+        for (version, values, named) in [
+            (Version::HTTP_11, &["a"][..], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["a", "b"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_2, &[], true),
+        ] {
+            assert_eq!(
+                names_host(version, &headers("host", values)),
+                named,
+                "{values:?}"
+            );
+        }
     }
 }

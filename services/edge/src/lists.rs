@@ -59,7 +59,7 @@ pub fn listen(
     // What it takes to begin is gone when the stream has begun.
     let begun = async move {
         let mut record = Record::begin(&edge, &context, &caller, &call);
-        let admitted = admission::listen(&edge, &caller).await;
+        let admitted = admission::listen(&edge, &context, &caller).await;
         record.opened();
         let told = Told::nobody();
         match admitted {

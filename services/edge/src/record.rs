@@ -344,6 +344,7 @@ pub fn refused_session(
     let cause = match status {
         404 => "SessionUnknown",
         406 => "NotAcceptable",
+        429 => "RateLimited",
         503 => "NoBackend",
         _ => "InvalidRequest",
     };

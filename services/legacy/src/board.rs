@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::shared::{Change, Shared};
+use crate::budget::{Budget, Kind};
+use crate::shared::{Change, Shared, SharedError};
 
 /// Most sessions whose facts are kept in memory; of more, the store is asked.
 pub const SESSIONS_MAX: usize = 65_536;
@@ -134,6 +135,7 @@ struct Known {
 pub struct Board {
     shared: Arc<dyn Shared>,
     known: Arc<Mutex<Known>>,
+    budget: Arc<Budget>,
     watching: AbortHandle,
 }
 
@@ -153,7 +155,7 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unavailable(error: &crate::shared::SharedError) -> Failure {
+fn unavailable(error: &SharedError) -> Failure {
     tracing::warn!(%error, "a session's record cannot be reached");
     Failure::new(Cause::NoBackend)
 }
@@ -190,10 +192,13 @@ impl Board {
     #[must_use]
     pub fn new(shared: Arc<dyn Shared>) -> Board {
         let known = Arc::new(Mutex::new(Known::default()));
-        let watching = tokio::spawn(watch(shared.clone(), known.clone())).abort_handle();
+        let budget = Arc::new(Budget::default());
+        let watching = watch(shared.clone(), known.clone(), budget.clone());
+        let watching = tokio::spawn(watching).abort_handle();
         Board {
             shared,
             known,
+            budget,
             watching,
         }
     }
@@ -202,6 +207,41 @@ impl Board {
     #[must_use]
     pub fn shared(&self) -> &Arc<dyn Shared> {
         &self.shared
+    }
+
+    /// Puts a record for an owner.
+    ///
+    /// # Errors
+    /// [`Cause::RateLimited`] when the owner has too much of it, [`Cause::NoBackend`] when the store fails.
+    async fn put(
+        &self,
+        kind: Kind,
+        owner: &str,
+        key: &str,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
+        self.budget
+            .take(kind, owner, key, key.len() + value.len(), ttl)?;
+        self.shared.put(key, value, ttl).await.map_err(|error| {
+            self.budget.free(kind, owner, key);
+            unavailable(&error)
+        })
+    }
+
+    /// Keeps an event of a session for its client to read again.
+    ///
+    /// # Errors
+    /// As for any record: [`Cause::RateLimited`] or [`Cause::NoBackend`].
+    pub(crate) async fn put_event(
+        &self,
+        session: &str,
+        key: &str,
+        event: Bytes,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
+        self.put(Kind::Replay, owner_of(session), key, event, ttl)
+            .await
     }
 
     /// What is known of a session.
@@ -244,11 +284,17 @@ impl Board {
         ttl: Duration,
     ) -> Result<(), Failure> {
         let key = format!("{FACTS}{session}/{name}");
-        self.shared
-            .put(&key, value.clone(), ttl)
-            .await
-            .map_err(|e| unavailable(&e))?;
+        self.put(kind_of(name), owner_of(session), &key, value.clone(), ttl)
+            .await?;
         put_fact(&mut lock(&self.known), session, name, &value);
+        Ok(())
+    }
+
+    async fn unset(&self, session: &str, name: &str) -> Result<(), SharedError> {
+        let key = format!("{FACTS}{session}/{name}");
+        self.shared.delete(&key).await?;
+        self.budget.free(kind_of(name), owner_of(session), &key);
+        drop_fact(&mut lock(&self.known), session, name);
         Ok(())
     }
 
@@ -288,6 +334,16 @@ impl Board {
             .await
     }
 
+    /// A stream of a session is over: unless another took its place, there is none.
+    pub async fn leave_stream(&self, session: &str, stream: &str) {
+        let facts = self.facts(session).await;
+        if facts.is_ok_and(|facts| facts.stream.as_deref() == Some(stream))
+            && let Err(error) = self.unset(session, "stream").await
+        {
+            tracing::debug!(%error, "a session's record stays for its time");
+        }
+    }
+
     /// Subscribes a session to a resource.
     ///
     /// # Errors
@@ -314,13 +370,9 @@ impl Board {
     /// [`Cause::NoBackend`] when the store fails.
     pub async fn unsubscribe(&self, session: &str, uri: &str) -> Result<(), Failure> {
         let name = format!("uri/{}", short_name(uri));
-        let key = format!("{FACTS}{session}/{name}");
-        self.shared
-            .delete(&key)
+        self.unset(session, &name)
             .await
-            .map_err(|e| unavailable(&e))?;
-        drop_fact(&mut lock(&self.known), session, &name);
-        Ok(())
+            .map_err(|e| unavailable(&e))
     }
 
     /// Notes a task that a session has made. One past [`TASKS_MAX`] is not noted.
@@ -348,8 +400,7 @@ impl Board {
         ttl: Duration,
     ) -> Result<(), Failure> {
         let key = format!("{KEPT}{owner}/{task}");
-        let put = self.shared.put(&key, record, ttl);
-        put.await.map_err(|e| unavailable(&e))
+        self.put(Kind::Kept, owner, &key, record, ttl).await
     }
 
     /// The outcome of a task that was kept for this owner.
@@ -423,14 +474,11 @@ impl Board {
         let prefix = format!("{FACTS}{session}/");
         let records = self.shared.list(&prefix).await.unwrap_or_default();
         for (key, _) in records {
-            if let Err(error) = self.shared.delete(&key).await {
+            let name = key.trim_start_matches(&prefix);
+            if let Err(error) = self.unset(session, name).await {
                 tracing::debug!(%error, "a session's record stays for its time");
+                drop_fact(&mut lock(&self.known), session, name);
             }
-            drop_fact(
-                &mut lock(&self.known),
-                session,
-                key.trim_start_matches(&prefix),
-            );
         }
         self.tidy(session);
     }
@@ -439,8 +487,8 @@ impl Board {
     /// host that runs. A message for no call is dropped by all.
     ///
     /// # Errors
-    /// [`Cause::TooLarge`] for mail over [`MAIL_BYTES_MAX`] that has to leave this host,
-    /// [`Cause::NoBackend`] when the store fails.
+    /// [`Cause::TooLarge`] for mail over [`MAIL_BYTES_MAX`] that has to leave this host, [`Cause::RateLimited`]
+    /// when much of the owner's waits already, [`Cause::NoBackend`] when the store fails.
     pub async fn send(&self, session: &str, message: Bytes) -> Result<(), Failure> {
         if deliver(&lock(&self.known), session, &message) {
             return Ok(());
@@ -450,10 +498,21 @@ impl Board {
         }
         let name: u64 = rand::rng().random();
         let key = format!("{MAIL}{session}/{name:016x}");
-        self.shared
-            .put(&key, message, MAIL_TTL)
+        self.put(Kind::Mail, owner_of(session), &key, message, MAIL_TTL)
             .await
-            .map_err(|e| unavailable(&e))
+    }
+}
+
+/// Whose a session is: the beginning of its name.
+fn owner_of(session: &str) -> &str {
+    session.split_once('.').map_or(session, |(owner, _)| owner)
+}
+
+/// As what a fact is counted. Where a session's end is not told, it can be used until it ends by itself.
+fn kind_of(fact: &str) -> Kind {
+    match fact {
+        "ended" => Kind::Ended,
+        _ => Kind::Fact,
     }
 }
 
@@ -514,7 +573,7 @@ fn drop_fact(known: &mut Known, session: &str, name: &str) {
 }
 
 /// Keeps a host's memory as the store has it, for as long as the host lives.
-async fn watch(shared: Arc<dyn Shared>, known: Arc<Mutex<Known>>) {
+async fn watch(shared: Arc<dyn Shared>, known: Arc<Mutex<Known>>, budget: Arc<Budget>) {
     loop {
         let mut changes = shared.watch(BOARD);
         let mut forgotten = false;
@@ -527,7 +586,7 @@ async fn watch(shared: Arc<dyn Shared>, known: Arc<Mutex<Known>>) {
                 }
             }
             match change {
-                Ok(change) => apply(&*shared, &known, change).await,
+                Ok(change) => apply(&*shared, &known, &budget, change).await,
                 Err(error) => {
                     tracing::warn!(%error, "sessions are not watched for a moment");
                     break;
@@ -539,7 +598,7 @@ async fn watch(shared: Arc<dyn Shared>, known: Arc<Mutex<Known>>) {
     }
 }
 
-async fn apply(shared: &dyn Shared, known: &Mutex<Known>, change: Change) {
+async fn apply(shared: &dyn Shared, known: &Mutex<Known>, budget: &Budget, change: Change) {
     let (key, value) = match change {
         Change::Synced => {
             let mut known = lock(known);
@@ -555,12 +614,17 @@ async fn apply(shared: &dyn Shared, known: &Mutex<Known>, change: Change) {
     {
         match value {
             Some(value) => put_fact(&mut lock(known), session, name, &value),
-            None => drop_fact(&mut lock(known), session, name),
+            None => {
+                budget.free(kind_of(name), owner_of(session), &key);
+                drop_fact(&mut lock(known), session, name);
+            }
         }
-    } else if let (Some((session, _)), Some(value)) = (
-        key.strip_prefix(MAIL).and_then(|rest| rest.split_once('/')),
-        value,
-    ) {
+    } else if let Some((session, _)) = key.strip_prefix(MAIL).and_then(|rest| rest.split_once('/'))
+    {
+        let Some(value) = value else {
+            budget.free(Kind::Mail, owner_of(session), &key);
+            return;
+        };
         let taken = deliver(&lock(known), session, &value);
         // What is not taken away ends by itself.
         if taken && let Err(error) = shared.delete(&key).await {

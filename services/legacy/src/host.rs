@@ -7,7 +7,7 @@
 //! | POST of a notification or a response | 202 |
 //! | POST of a request | 200: JSON if the answer comes at once and alone, else an event stream |
 //! | POST of an array | 2025-03-26 alone, else 400 |
-//! | GET | the session's stream; with `Last-Event-ID` of a call, the rest of that call |
+//! | GET | the session's stream, in place of one that it has already; with `Last-Event-ID` of a call, the rest of that call |
 //! | DELETE | ends the session: 204 |
 //!
 //! A connection that breaks cancels nothing; `notifications/cancelled` does.
@@ -17,15 +17,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Method as HttpMethod, StatusCode};
 use mcp::call::ClientMeta;
 use mcp::envelope::{self, Body as Read, Message};
 use mcp::era::{self, OldClientCall, old_client};
 use mcp::headers::{PROTOCOL_VERSION, SESSION_ID};
 use mcp::members::Members;
-use mcp::notification::{Level, Notification};
+use mcp::notification::{self, Level, Notification};
 use mcp::session::{KeyRing, NONCE_BYTES, Session};
 use mcp::{Call, Cause, Failure, Id, Method, Refused, Revision};
 use rand::RngExt;
@@ -33,8 +34,9 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::board::{Board, Facts};
+use crate::board::{Board, Facts, hex};
 use crate::listen;
+use crate::names::{self, Names};
 use crate::tape::{self, Frame, Placed, Tape};
 use crate::tasks::{self, Notes};
 use crate::{call, random_name};
@@ -43,6 +45,8 @@ use crate::{call, random_name};
 pub const JSON_WITHIN: Duration = Duration::from_millis(200);
 /// What is logged for a client that has not said what it wants.
 pub const LEVEL_UNASKED: Level = Level::Info;
+/// How long a session may last.
+const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Frames that wait for a slow client.
 const FRAMES: usize = 64;
 
@@ -56,6 +60,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Calls the server: the messages of its answer, the response last. Dropping the stream cancels.
     fn call(&self, caller: &Self::Caller, call: Call)
     -> BoxStream<'static, Result<Bytes, Failure>>;
+
+    /// Whether the caller may have done now what takes no call of the server: an answer of the host's own, a
+    /// message for a call that runs.
+    fn admit<'a>(&'a self, _caller: &'a Self::Caller) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Who asks.
@@ -147,6 +157,7 @@ impl Response {
     }
 
     fn failure(failure: &Failure, id: Option<&Id>, request_id: &str) -> Response {
+        let retry_after = failure.retry_after_seconds();
         // Errors of the protocol travel with 200 in the older era; those of the HTTP request do not.
         let status = match (failure.cause, id) {
             (Cause::MethodNotFound | Cause::InvalidParams | Cause::Internal, Some(_)) => {
@@ -156,10 +167,12 @@ impl Response {
                 StatusCode::from_u16(cause.http_status()).unwrap_or(StatusCode::BAD_REQUEST)
             }
         };
-        Response {
-            cause: Some(failure.cause),
-            ..Response::json(status, failure.to_json_rpc(id, request_id))
+        let mut response = Response::json(status, failure.to_json_rpc(id, request_id));
+        response.cause = Some(failure.cause);
+        if let Some(seconds) = retry_after {
+            response.headers.push((RETRY_AFTER, seconds.to_string()));
         }
+        response
     }
 }
 
@@ -184,7 +197,7 @@ impl Opened {
     /// How long the session still lasts: no longer than one that we begin, whatever its token says.
     pub(crate) fn rest(&self) -> Duration {
         let left = self.session.expires_unix_s.saturating_sub(unix_seconds());
-        Duration::from_secs(left.max(1)).min(store::LEASE_TTL_MAX)
+        Duration::from_secs(left.max(1)).min(SESSION_TTL_MAX)
     }
 }
 
@@ -193,6 +206,7 @@ pub struct Host<B: Backend> {
     pub(crate) backend: Arc<B>,
     pub(crate) board: Arc<Board>,
     keys: KeyRing,
+    names: Names,
     session_ttl: Duration,
 }
 
@@ -207,8 +221,9 @@ impl<B: Backend> Host<B> {
         Host {
             backend,
             board,
+            names: Names::new(keys.clone()),
             keys,
-            session_ttl: session_ttl.min(store::LEASE_TTL_MAX),
+            session_ttl: session_ttl.min(SESSION_TTL_MAX),
         }
     }
 
@@ -249,7 +264,7 @@ impl<B: Backend> Host<B> {
                     .await
             }
             Read::One(Ok(told)) => {
-                self.told(&opened, &told, &request.body).await?;
+                self.told(&asker, &opened, &told, &request.body).await?;
                 Ok(Response::empty(StatusCode::ACCEPTED))
             }
             Read::Batch(_) if !opened.session.revision.takes_batches() => {
@@ -275,7 +290,10 @@ impl<B: Backend> Host<B> {
                 Ok(Message::Request { id, method, params }) => {
                     names.push((id, method.into_owned(), params));
                 }
-                Ok(told) => self.told(opened, &told, &told_alone(&told)).await?,
+                Ok(told) => {
+                    let alone = told_alone(&told);
+                    self.told(&asker, opened, &told, &alone).await?;
+                }
                 Err(refused) => answered.push(Bytes::from(
                     refused
                         .failure
@@ -294,22 +312,38 @@ impl<B: Backend> Host<B> {
     }
 
     /// A notification or a response of the client.
-    async fn told(&self, opened: &Opened, told: &Message<'_>, body: &Bytes) -> Result<(), Refused> {
-        let passed_on = match told {
-            Message::Response { .. } => true,
-            Message::Notification { method, params } => matches!(
-                Notification::read(method, *params),
-                Ok(Notification::Cancelled { .. })
-            ),
-            Message::Request { .. } => false,
+    async fn told(
+        &self,
+        asker: &Asker<B::Caller>,
+        opened: &Opened,
+        told: &Message<'_>,
+        body: &Bytes,
+    ) -> Result<(), Refused> {
+        let admitted = self.backend.admit(&asker.caller).await;
+        admitted.map_err(Failure::into_refused)?;
+        let mail = match told {
+            // Nobody waits for an answer to what no call of this session has asked.
+            Message::Response { id, .. } => names::call_of(id)
+                .filter(|call| self.names.is_ours(&opened.name, call))
+                .map(|_| body.clone()),
+            Message::Notification { method, params } => {
+                match Notification::read(method, *params) {
+                    // No more than which: the client may have said much.
+                    Ok(Notification::Cancelled { request, .. }) => {
+                        Some(notification::cancelled(&request, None).into())
+                    }
+                    _ => None,
+                }
+            }
+            Message::Request { .. } => None,
         };
-        if passed_on {
-            self.board
-                .send(&opened.name, body.clone())
-                .await
-                .map_err(Failure::into_refused)?;
+        match mail {
+            Some(mail) => {
+                let sent = self.board.send(&opened.name, mail).await;
+                sent.map_err(Failure::into_refused)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn initialize(
@@ -436,6 +470,8 @@ impl<B: Backend> Host<B> {
         request: &Request,
     ) -> Result<Response, Refused> {
         let opened = self.open(asker, &request.headers).await?;
+        let admitted = self.backend.admit(&asker.caller).await;
+        admitted.map_err(Failure::into_refused)?;
         self.board
             .end(&opened.name, opened.rest())
             .await
@@ -453,6 +489,8 @@ impl<B: Backend> Host<B> {
         let resumed = last.and_then(tape::parse_event_id);
         match resumed {
             Some((stream, after)) if !stream.starts_with(listen::PREFIX) => {
+                let admitted = self.backend.admit(&asker.caller).await;
+                admitted.map_err(Failure::into_refused)?;
                 let shared = &**self.board.shared();
                 let events = tape::replay(shared, &opened.name, stream, after);
                 Ok(Response::events(events))
@@ -497,8 +535,7 @@ impl<B: Backend> Host<B> {
         }
         drop(frames);
         let stream = random_name();
-        let shared = self.board.shared().clone();
-        let tape = Tape::new(shared, opened.name.clone(), stream.clone());
+        let tape = Tape::new(self.board.clone(), opened.name.clone(), stream.clone());
         let (client, rest) = mpsc::channel(FRAMES);
         let (read, has_read) = oneshot::channel();
         // Answers that are there already go first.
@@ -552,7 +589,7 @@ impl<B: Backend> Host<B> {
             client.capabilities = Members::default().to_raw();
             level = None;
         }
-        let prefix = random_name();
+        let prefix = self.names.name(&opened.name);
         let (machine, first) = OldClientCall::start(old_client::Setup {
             revision: opened.session.revision,
             client: &client,
@@ -592,6 +629,16 @@ impl<B: Backend> Host<B> {
                 })
         };
         let (board, name, rest) = (&self.board, &opened.name, opened.rest());
+        if matches!(
+            method,
+            Method::Ping
+                | Method::SetLevel
+                | Method::ResourcesSubscribe
+                | Method::ResourcesUnsubscribe
+                | Method::TasksList
+        ) {
+            self.backend.admit(&asker.caller).await?;
+        }
         match method {
             Method::Ping => {}
             Method::SetLevel => {
@@ -604,7 +651,11 @@ impl<B: Backend> Host<B> {
             _ if !method.is_in(opened.session.revision) => return Ok(None),
             Method::TasksList => return tasks::list(self, asker, opened).await.map(Some),
             Method::TasksGet | Method::TasksResult | Method::TasksCancel => {
-                return tasks::kept(board, &opened.session, method, params).await;
+                let kept = tasks::kept(board, &opened.session, method, params).await?;
+                if kept.is_some() {
+                    self.backend.admit(&asker.caller).await?;
+                }
+                return Ok(kept);
             }
             _ => return Ok(None),
         }
@@ -682,9 +733,10 @@ pub(crate) fn told_alone(read: &Message<'_>) -> Bytes {
     .into()
 }
 
-/// What a session is called in shared records.
+/// What a session is called in shared records: whose it is, and which.
 pub(crate) fn name_of(session: &Session) -> String {
-    session.id.iter().map(|b| format!("{b:02x}")).collect()
+    let owner = tasks::owner(&session.tenant, &session.principal);
+    format!("{owner}.{}", hex(&session.id))
 }
 
 /// A refusal that names no request.

@@ -5,28 +5,33 @@
 //! request, and losing one loses the calls that it ran and nothing else.
 //!
 //! It names no HTTP library: it takes a request's parts and its body and gives back status, headers and
-//! either bytes or a stream of events. It does not check tokens, origins or rates: whoever calls it has.
+//! either bytes or a stream of events. It does not check tokens or origins: whoever calls it has. Of rates it asks
+//! [`Backend::admit`] for what it does by itself.
 //!
 //! Reading order:
 //! - [`host`]: requests and answers; [`Backend`] is what the server looks like from here
 //! - `call`: one call, driven by [`mcp::era::OldClientCall`]
+//! - `names`: what calls are called, so that answers to their questions can be told from others
 //! - [`tape`]: the event stream of a POST, and reading it again after a break
 //! - `tasks`: what a session's tasks are, wherever they run
 //! - [`listen`]: the stream that a session reads with GET
 //! - [`talk`]: a session on a connection that carries messages both ways
 //! - [`board`]: what hosts know of sessions, and mail for calls elsewhere
-//! - [`shared`]: the records below, over [`store::Store`] or in memory
+//! - `budget`: how many records one principal has
+//! - [`shared`]: the records below, in the fleet's store or in memory
 //! - [`keys`]: what sessions are sealed with
 
 pub mod host;
 
 mod call;
 pub mod listen;
+mod names;
 pub mod talk;
 pub mod tape;
 mod tasks;
 
 pub mod board;
+mod budget;
 pub mod keys;
 pub mod shared;
 
@@ -35,7 +40,7 @@ mod tests;
 
 pub use board::Board;
 pub use host::{Asker, Backend, Body, Host, Request, Response};
-pub use shared::{Memory, Shared};
+pub use shared::{Memory, Records, Shared};
 pub use talk::Talk;
 
 /// A name that nobody can guess: 128 random bits.

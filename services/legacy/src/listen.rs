@@ -209,6 +209,9 @@ impl<B: Backend> Feed<B> {
             self.listen_on(&wake).await;
         }
         drop(wake);
+        if matches!(self.sink, Sink::Events(_)) {
+            self.board.leave_stream(&session, &self.name).await;
+        }
         self.board.tidy(&session);
     }
 

@@ -1,14 +1,14 @@
 //! What the hosts of a fleet know together: small records that end by themselves, and are watched.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use store::{EventKind, LEASE_TTL_MAX, LEASE_TTL_MIN, Store};
+use store::{EventKind, LEASE_TTL_MAX, LEASE_TTL_MIN, LeaseId, Store};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -69,7 +69,61 @@ pub trait Shared: Send + Sync + 'static {
     fn watch(&self, prefix: &str) -> BoxStream<'static, Result<Change, SharedError>>;
 }
 
-impl Shared for Store {
+/// Records in the fleet's store.
+///
+/// A store has only so many leases, and records are many. So those that end at about the same time share one: a record may
+/// last up to 60 % longer than it was asked to, never shorter.
+#[derive(Debug)]
+pub struct Records {
+    store: Store,
+    /// The newest lease of each length.
+    leases: Mutex<HashMap<u32, Held>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    lease: LeaseId,
+    until: std::time::Instant,
+}
+
+/// Lengths that share leases: four in each doubling.
+fn length_of(ttl: Duration) -> u32 {
+    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(4);
+    let doublings = millis.ilog2();
+    let quarter = (millis >> (doublings - 2)) & 3;
+    doublings * 4 + u32::try_from(quarter).unwrap_or_default()
+}
+
+impl Records {
+    /// Records in this store.
+    #[must_use]
+    pub fn new(store: Store) -> Records {
+        Records {
+            store,
+            leases: Mutex::default(),
+        }
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashMap<u32, Held>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease that lasts at least so long.
+    async fn lease(&self, ttl: Duration) -> Result<LeaseId, SharedError> {
+        let now = std::time::Instant::now();
+        let held = self.leases().get(&length_of(ttl)).copied();
+        if let Some(held) = held.filter(|held| held.until >= now + ttl) {
+            return Ok(held.lease);
+        }
+        let life = (ttl + ttl / 4).clamp(LEASE_TTL_MIN, LEASE_TTL_MAX);
+        let lease = self.store.grant(life).await?;
+        let until = now + life;
+        self.leases().insert(length_of(ttl), Held { lease, until });
+        Ok(lease)
+    }
+}
+
+impl Shared for Records {
     fn put<'a>(
         &'a self,
         key: &'a str,
@@ -77,15 +131,23 @@ impl Shared for Store {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<(), SharedError>> {
         Box::pin(async move {
-            let lease = self.grant(ttl.clamp(LEASE_TTL_MIN, LEASE_TTL_MAX)).await?;
-            Store::put(self, key, value, Some(lease)).await?;
+            let lease = self.lease(ttl).await?;
+            match self.store.put(key, value.clone(), Some(lease)).await {
+                // Its time went by faster than ours, as over a sleep of the machine.
+                Err(store::Error::LeaseExpired(_)) => {
+                    self.leases().remove(&length_of(ttl));
+                    let lease = self.lease(ttl).await?;
+                    self.store.put(key, value, Some(lease)).await?;
+                }
+                put => _ = put?,
+            }
             Ok(())
         })
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), SharedError>> {
         Box::pin(async move {
-            Store::delete(self, key).await?;
+            self.store.delete(key).await?;
             Ok(())
         })
     }
@@ -95,7 +157,7 @@ impl Shared for Store {
         prefix: &'a str,
     ) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, SharedError>> {
         Box::pin(async move {
-            let range = self.range(prefix).await?;
+            let range = self.store.range(prefix).await?;
             Ok(range
                 .entries
                 .into_iter()
@@ -105,7 +167,7 @@ impl Shared for Store {
     }
 
     fn watch(&self, prefix: &str) -> BoxStream<'static, Result<Change, SharedError>> {
-        let (store, prefix) = (self.clone(), prefix.to_owned());
+        let (store, prefix) = (self.store.clone(), prefix.to_owned());
         let changes = async move {
             let range = match store.range(&prefix).await {
                 Ok(range) => range,
@@ -248,6 +310,8 @@ impl Shared for Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// What every implementation must do.
@@ -283,7 +347,46 @@ mod tests {
     async fn a_store_keeps_and_tells() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_sqlite(&folder.path().join("s")).await.unwrap();
-        check(&store).await;
+        check(&Records::new(store)).await;
+    }
+
+    #[tokio::test]
+    async fn records_share_leases_and_none_ends_early() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(&folder.path().join("s")).await.unwrap();
+        let records = Records::new(store.clone());
+        let mut leases = BTreeSet::new();
+        for n in 0..256 {
+            let key = format!("k{}", n % 100);
+            let ttl = Duration::from_secs(86_400 - n);
+            records.put(&key, "v".into(), ttl).await.unwrap();
+            leases.insert(store.get(&key).await.unwrap().unwrap().lease);
+        }
+        assert!(leases.len() <= 2, "{} leases", leases.len());
+
+        let short = Duration::from_millis(300);
+        let began = std::time::Instant::now();
+        records.put("short", "v".into(), short).await.unwrap();
+        while store.get("short").await.unwrap().is_some() {
+            assert!(began.elapsed() < Duration::from_secs(60));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(began.elapsed() >= short);
+        // The lease that was held has ended.
+        records.put("short", "v".into(), short).await.unwrap();
+        assert!(store.get("short").await.unwrap().is_some());
+    }
+
+    #[test]
+    fn lengths_that_share_a_lease_are_a_quarter_apart_at_most() {
+        let mut begins = Duration::from_millis(4);
+        for millis in 5..200_000 {
+            let ttl = Duration::from_millis(millis);
+            if length_of(ttl) != length_of(begins) {
+                begins = ttl;
+            }
+            assert!(ttl <= begins * 5 / 4, "{ttl:?} {begins:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -120,6 +120,7 @@ impl Talk {
                     return Ok(Took::Called);
                 }
                 if known == Method::Ping {
+                    host.backend.admit(&asker.caller).await.map_err(refuse)?;
                     self.send(envelope::write_result(&id, &Members::default().to_raw()))
                         .await;
                     return Ok(Took::Here);
@@ -138,6 +139,8 @@ impl Talk {
                 }
             }
             Message::Notification { method, params } => {
+                let admitted = host.backend.admit(&asker.caller).await;
+                admitted.map_err(Failure::into_refused)?;
                 if Method::parse(&method) == Method::Initialized && !self.is_listening {
                     let opened = self.opened(host).await;
                     let opened = opened.map_err(Failure::into_refused)?;
@@ -152,6 +155,8 @@ impl Talk {
                 Ok(Took::Here)
             }
             Message::Response { .. } => {
+                let admitted = host.backend.admit(&asker.caller).await;
+                admitted.map_err(Failure::into_refused)?;
                 if let Some((name, _)) = &self.session {
                     host.board.give(name, message);
                 }

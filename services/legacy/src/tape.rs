@@ -15,6 +15,7 @@ use mcp::sse::{Event, KEEP_ALIVE};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::board::Board;
 use crate::shared::{Change, Shared};
 
 /// Most events that are kept of one stream.
@@ -67,20 +68,19 @@ pub fn parse_event_id(id: &str) -> Option<(&str, u64)> {
 /// Carries frames from the calls of one POST to its client, and keeps them.
 pub struct Tape {
     /// Where the records go when the connection breaks.
-    pub shared: Arc<dyn Shared>,
-    /// The session.
-    pub session: String,
+    board: Arc<Board>,
+    session: String,
     /// Names the stream.
-    pub stream: String,
+    stream: String,
     kept: VecDeque<Placed>,
     kept_bytes: usize,
 }
 
 impl Tape {
     /// An empty tape.
-    pub fn new(shared: Arc<dyn Shared>, session: String, stream: String) -> Tape {
+    pub fn new(board: Arc<Board>, session: String, stream: String) -> Tape {
         Tape {
-            shared,
+            board,
             session,
             stream,
             kept: VecDeque::new(),
@@ -157,8 +157,10 @@ impl Tape {
 
     async fn put(&self, seq: u64, value: Bytes) {
         let key = format!("{}{seq:010}", key_prefix(&self.session, &self.stream));
-        if let Err(error) = self.shared.put(&key, value, REPLAY_TTL).await {
-            tracing::warn!(%error, "an event is not kept for its client");
+        let put = self.board.put_event(&self.session, &key, value, REPLAY_TTL);
+        if let Err(failure) = put.await {
+            let cause = failure.cause.as_str();
+            tracing::debug!(cause, "an event is not kept for its client");
         }
     }
 }

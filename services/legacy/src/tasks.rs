@@ -40,7 +40,7 @@ impl Notes {
         Notes {
             board: board.clone(),
             session: opened.name.clone(),
-            owner: owner(&opened.session),
+            owner: owner(&opened.session.tenant, &opened.session.principal),
             rest: opened.rest(),
             id: id.clone(),
             request_id: request_id.to_owned(),
@@ -90,12 +90,15 @@ pub(crate) async fn kept(
 }
 
 async fn look(board: &Board, session: &Session, id: &str) -> Result<Option<Kept>, Failure> {
-    let plain =
-        id.len() <= KEPT_ID_BYTES_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let plain = id.len() <= KEPT_ID_BYTES_MAX
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
     if !plain {
         return Ok(None);
     }
-    let record = board.kept(&owner(session), id).await?;
+    let owner = owner(&session.tenant, &session.principal);
+    let record = board.kept(&owner, id).await?;
     Ok(record.and_then(|record| Kept::read(&record)))
 }
 
@@ -144,8 +147,8 @@ pub(crate) fn with_tasks(client: &ClientMeta) -> ClientMeta {
     }
 }
 
-/// Whom a kept outcome belongs to, as a key.
-fn owner(session: &Session) -> String {
-    let both = format!("{}\n{}", session.tenant, session.principal);
+/// Whom sessions and kept outcomes belong to, as a key.
+pub(crate) fn owner(tenant: &str, principal: &str) -> String {
+    let both = format!("{tenant}\n{principal}");
     hex(&Sha256::digest(both)[..16])
 }

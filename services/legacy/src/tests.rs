@@ -1,15 +1,17 @@
 //! Hosts driven in process: a scripted server behind, one set of shared records between, time on hold.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod};
 use mcp::sse::{Decoder, Event};
-use mcp::{Call, Failure};
+use mcp::{Call, Cause, Failure};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -24,6 +26,8 @@ struct Server {
     asked: Mutex<Vec<Value>>,
     cancelled: Arc<Mutex<Vec<String>>>,
     listeners: Mutex<Vec<mpsc::UnboundedSender<Value>>>,
+    /// No more is admitted that the host does by itself.
+    is_strict: AtomicBool,
 }
 
 /// Notes that a stream was dropped before its end.
@@ -91,6 +95,15 @@ impl Server {
 
 impl Backend for Server {
     type Caller = ();
+
+    fn admit<'a>(&'a self, (): &'a ()) -> BoxFuture<'a, Result<(), Failure>> {
+        let failure = Failure::new(Cause::RateLimited).retry_after(Duration::from_millis(1500));
+        let admitted = match self.is_strict.load(Ordering::Relaxed) {
+            true => Err(failure),
+            false => Ok(()),
+        };
+        Box::pin(std::future::ready(admitted))
+    }
 
     fn call(&self, (): &(), call: Call) -> BoxStream<'static, Result<Bytes, Failure>> {
         let asked: Value = serde_json::from_slice(&call.body).unwrap();
@@ -491,7 +504,7 @@ async fn an_answer_posted_to_another_host_reaches_the_call_over_a_store() {
     let store = store::Store::open_sqlite(&folder.path().join("s"))
         .await
         .unwrap();
-    answers_elsewhere(Fleet::over(Arc::new(store))).await;
+    answers_elsewhere(Fleet::over(Arc::new(crate::Records::new(store)))).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -508,6 +521,99 @@ async fn nobody_answers_for_another_session() {
         events.message().await["result"]["content"][0]["text"],
         r#""s" "Ana""#
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_what_nobody_asked_is_kept_for_nobody() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let (client, other) = (host.open("2025-11-25").await, host.open("2025-11-25").await);
+    let mut events = Events::of(host.post(&other, tool(7, "asks")).await);
+    let others = events.message().await["id"].clone();
+    for id in [json!(1), json!("x"), json!("x.1"), others] {
+        let answer = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+        assert_eq!(host.post(&client, answer).await.status, 202, "{id}");
+    }
+    assert_eq!(fleet.shared.list("legacy/mail/").await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_principal_has_so_much_mail_that_waits_whatever_its_sessions() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99, "reason": "x".repeat(100_000)}});
+    let (most, _) = crate::budget::Kind::Mail.most();
+    for _ in 0..most / 2 {
+        let client = host.open("2025-11-25").await;
+        for _ in 0..2 {
+            assert_eq!(host.post(&client, cancel.clone()).await.status, 202);
+        }
+    }
+    let client = host.open("2025-11-25").await;
+    let refused = host.post(&client, cancel.clone()).await;
+    assert_eq!(refused.status, 429);
+    let waiting = fleet.shared.list("legacy/mail/").await.unwrap();
+    assert_eq!(waiting.len(), most);
+    assert!(waiting.iter().all(|(_, mail)| mail.len() < 200));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(host.post(&client, cancel).await.status, 202);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_host_does_by_itself_has_a_rate() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let client = host.open("2025-11-25").await;
+    fleet.server.is_strict.store(true, Ordering::Relaxed);
+    let replay = client.with("last-event-id", "abc-1");
+    let say = |body: Value| (HttpMethod::POST, body.to_string());
+    for (client, (method, body)) in [
+        (&client, say(asked(1, "ping", json!({})))),
+        (
+            &client,
+            say(asked(1, "logging/setLevel", json!({"level": "info"}))),
+        ),
+        (
+            &client,
+            say(asked(1, "resources/subscribe", json!({"uri": "a:b"}))),
+        ),
+        (
+            &client,
+            say(asked(1, "resources/unsubscribe", json!({"uri": "a:b"}))),
+        ),
+        (
+            &client,
+            say(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})),
+        ),
+        (
+            &client,
+            say(json!({"jsonrpc": "2.0", "id": "x.1", "result": {}})),
+        ),
+        (&replay, (HttpMethod::GET, String::new())),
+        (&client, (HttpMethod::DELETE, String::new())),
+    ] {
+        let refused = host.send(client, method, &body).await;
+        assert_eq!(refused.status, 429, "{body}");
+        let mut headers = refused.headers.iter();
+        assert!(
+            headers.any(|(name, value)| name == "retry-after" && value == "2"),
+            "{body}"
+        );
+    }
+    assert_eq!(host.post(&client, tool(2, "plain")).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_over_leaves_no_record() {
+    let fleet = Fleet::new();
+    let host = fleet.host().await;
+    let client = host.open("2025-11-25").await;
+    let mut events = Events::of(host.send(&client, HttpMethod::GET, "").await);
+    events.next().await.unwrap();
+    assert_eq!(fleet.shared.list("legacy/fact/").await.unwrap().len(), 1);
+    drop(events);
+    settle().await;
+    assert_eq!(fleet.shared.list("legacy/fact/").await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]

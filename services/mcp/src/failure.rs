@@ -169,6 +169,13 @@ impl Failure {
         self
     }
 
+    /// When to try again as `Retry-After` has it, in whole seconds: never early, never zero.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let after = self.retry_after?;
+        Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
+    }
+
     /// The JSON-RPC response that carries this failure.
     ///
     /// `error.data` is what the failure brought, or else `requestId`, `origin` and `retryable`
@@ -252,6 +259,15 @@ mod tests {
                 reserved || cause.code() == -31000 - i64::from(cause.http_status()),
                 "{cause:?}"
             );
+        }
+    }
+
+    #[test]
+    fn retry_after_is_never_early() {
+        for (after, seconds) in [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2)] {
+            let failure = Failure::new(Cause::Overloaded);
+            let failure = failure.retry_after(Duration::from_millis(after));
+            assert_eq!(failure.retry_after_seconds(), Some(seconds));
         }
     }
 

@@ -156,6 +156,8 @@ section! {
         idle_timeout: Duration = seconds(1, 3600), text("60s");
         /// Calls that may be under way at once; past it callers get a retryable 503.
         in_flight_max: usize = Count::<usize> { min: 1, max: 1_000_000 }, number(4096);
+        /// Streams of changes that one principal may have open at once: those of its sessions, and `subscriptions/listen`.
+        streams_max_principal: usize = Count::<usize> { min: 1, max: 65_536 }, number(256);
     }
 }
 

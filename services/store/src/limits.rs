@@ -20,7 +20,7 @@ pub const RANGE_BYTES_MAX: usize = 64 << 20;
 /// Shortest lease.
 pub const LEASE_TTL_MIN: Duration = Duration::from_millis(10);
 /// Longest lease: whoever wants to keep something longer renews it.
-pub const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(48 * 3600);
 
 fn refuse(what: &'static str, detail: impl Into<String>) -> Error {
     Error::Invalid {

@@ -244,6 +244,9 @@ pub struct Missing {
     /// The plugin that has the name in its place; whoever may not see that one is not told of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken_by: Option<String>,
+    /// The list that it is missing from; `None` for what may be missing from any.
+    #[serde(skip)]
+    pub list: Option<List>,
 }
 
 /// The merged snapshot.
@@ -305,6 +308,7 @@ impl Catalogue {
                     state: from.state.as_str(),
                     reason,
                     taken_by,
+                    list: Some(list),
                 });
             }
         }
@@ -469,8 +473,12 @@ impl Catalogue {
             .map(|(name, _)| (*name).clone());
         let items: Vec<&RawValue> = page.iter().map(|(_, raw)| *raw).collect();
         let mut meta = json!({META_SERVER_INFO: crate::server_info()});
-        if !self.missing.is_empty() {
-            meta[META_MISSING] = json!(self.missing);
+        let missing = self.missing.iter();
+        let missing: Vec<&Missing> = missing
+            .filter(|one| one.list.is_none_or(|missing_from| missing_from == list))
+            .collect();
+        if !missing.is_empty() {
+            meta[META_MISSING] = json!(missing);
         }
         let internal = |_| Failure::new(Cause::Internal);
         let mut result = Members::default();
@@ -563,6 +571,7 @@ fn missing(from: &Contribution) -> Option<Missing> {
         state: from.state.as_str(),
         reason,
         taken_by: None,
+        list: None,
     })
 }
 
@@ -572,6 +581,7 @@ fn held(from: &Contribution) -> impl Iterator<Item = Missing> {
         state: from.state.as_str(),
         reason: format!("{name:?} is held: its definition is not the pinned one"),
         taken_by: None,
+        list: None,
     })
 }
 
@@ -771,6 +781,30 @@ mod tests {
         assert!(part.find(List::Tools, "b_y").is_none());
         assert_ne!(part.digest(), whole.digest());
         assert_eq!(whole.without(&[]).digest(), whole.digest());
+    }
+
+    #[test]
+    fn each_list_tells_what_is_missing_from_it_alone() {
+        let with_prompts = |plugin, prompts: &[&str]| {
+            let mut from = from(plugin, "", &[plugin], State::Ready);
+            let listing = Arc::make_mut(&mut from.listing);
+            listing.prompts = prompts.iter().map(|name| item(name)).collect();
+            from
+        };
+        let both = [with_prompts("a", &["x"]), with_prompts("b", &["x"])];
+        let catalogue = Catalogue::merge(&both);
+        for (list, told) in [
+            (List::Tools, 0),
+            (List::Prompts, 1),
+            (List::Resources, 0),
+            (List::Templates, 0),
+        ] {
+            let page = catalogue.page(list, None).unwrap();
+            let page: Value = serde_json::from_str(page.get()).unwrap();
+            let missing = page["_meta"][META_MISSING].as_array().map_or(0, Vec::len);
+            assert_eq!(missing, told, "{list:?}");
+        }
+        assert_eq!(catalogue.missing().len(), 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::edge::Edge;
 use crate::exchange::{Exchange, Response};
 use crate::identity::Caller;
-use crate::{egress, gateway, record};
+use crate::{admission, egress, gateway, record};
 
 /// Entries of one batch that run at the same time.
 const BATCH_CONCURRENCY: usize = 16;
@@ -110,11 +110,16 @@ async fn one(
                 ),
             }
         }
-        Message::Notification { method, .. } => {
-            notified(edge, context, caller, &method);
-            empty(StatusCode::ACCEPTED)
-        }
-        Message::Response { .. } => empty(StatusCode::ACCEPTED),
+        Message::Notification { method, .. } => told(edge, context, caller, &method).await,
+        Message::Response { .. } => told(edge, context, caller, "").await,
+    }
+}
+
+/// Answers what wants no answer.
+async fn told(edge: &Edge, context: &Context, caller: &Caller, method: &str) -> Response {
+    match notified(edge, context, caller, method).await {
+        Ok(()) => empty(StatusCode::ACCEPTED),
+        Err(failure) => whole(edge, context, Refused { id: None, failure }),
     }
 }
 
@@ -154,11 +159,15 @@ async fn entry_answer(
             let answer = request(edge, context, caller, &id, &method, params).await;
             Some(answer.unwrap_or_else(|f| f.to_json_rpc(Some(&id), context.request_id.as_str())))
         }
+        // It is charged; that it was too much, nobody waits to hear.
         Ok(Message::Notification { method, .. }) => {
-            notified(edge, context, caller, &method);
+            let _ = notified(edge, context, caller, &method).await;
             None
         }
-        Ok(Message::Response { .. }) => None,
+        Ok(Message::Response { .. }) => {
+            let _ = notified(edge, context, caller, "").await;
+            None
+        }
         Err(refused) => {
             record::undecoded(edge, context, &refused.failure);
             Some(
@@ -170,10 +179,20 @@ async fn entry_answer(
     }
 }
 
-/// Takes note of a notification, which wants no answer.
-pub(super) fn notified(edge: &Edge, context: &Context, caller: &Caller, method: &str) {
-    let label = Method::parse(method).label();
+/// Takes note of a notification or a response, which want no answer.
+async fn notified(
+    edge: &Edge,
+    context: &Context,
+    caller: &Caller,
+    method: &str,
+) -> Result<(), Failure> {
+    admission::charge(edge, caller).await?;
+    let label = match method {
+        "" => "",
+        method => Method::parse(method).label(),
+    };
     record::answered_here(edge, context, caller, label, StatusCode::ACCEPTED.as_u16());
+    Ok(())
 }
 
 /// Runs one request; the response message with the request's own id.
@@ -187,6 +206,10 @@ async fn request(
 ) -> Result<Vec<u8>, Failure> {
     let method = Method::parse(method);
     if method == Method::Ping {
+        if let Err(failure) = admission::charge(edge, caller).await {
+            record::undecoded(edge, context, &failure);
+            return Err(failure);
+        }
         let nothing =
             RawValue::from_string("{}".to_owned()).map_err(|_| Failure::new(Cause::Internal))?;
         record::answered_here(edge, context, caller, method.label(), 200);

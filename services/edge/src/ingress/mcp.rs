@@ -33,7 +33,7 @@ use crate::exchange::Body::{Endless, Pieces};
 use crate::exchange::{self, Exchange, Response, set_header};
 use crate::identity::Caller;
 use crate::stream::{self, Part};
-use crate::{egress, gateway, record};
+use crate::{admission, egress, gateway, record};
 
 /// How often an idle stream says that it lives.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -270,6 +270,9 @@ async fn modern(
         );
     }
     if id.is_none() {
+        if let Err(failure) = admission::charge(edge, caller).await {
+            return refuse(None, failure);
+        }
         record::answered_here(edge, context, caller, method.label(), 202);
         // Notifications of a stateless client tell nothing that outlives their POST.
         return empty(StatusCode::ACCEPTED);

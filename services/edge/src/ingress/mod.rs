@@ -93,8 +93,15 @@ pub fn template(path: &str) -> &'static str {
 /// Finds the front door of a request and checks what can be checked without knowing who calls.
 ///
 /// # Errors
-/// No such path (404), wrong method (405), an `Origin` that may not call (403).
+/// No host (400), no such path (404), wrong method (405), an `Origin` that may not call (403).
 pub fn door(edge: &Edge, exchange: &Exchange<'_>) -> Result<Door, RefusedAtDoor> {
+    if !exchange.names_host() {
+        return Err(RefusedAtDoor {
+            protocol: FrontDoor::JsonRpc,
+            failure: Failure::say(Cause::InvalidRequest, "Host must stand once"),
+            allow: None,
+        });
+    }
     let (kind, protocol, methods): (_, _, &[Method]) = match exchange.path() {
         // A session has a stream to read, and an end.
         "/mcp" if exchange.headers().contains_key(SESSION_ID) => (

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::FutureExt;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt};
 use http::HeaderValue;
-use legacy::{Asker, Backend, Board, Body, Host, Request};
+use legacy::{Asker, Backend, Board, Body, Host, Records, Request};
 use mcp::envelope::{self, Message};
 use mcp::headers::SESSION_ID;
 use mcp::{Call, Cause, Failure, Method};
@@ -19,6 +19,7 @@ use policy::deadline::{Deadline, SetBy};
 use store::Store;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission;
 use crate::context::Context;
 use crate::edge::Edge;
 use crate::exchange::{self, Response};
@@ -35,7 +36,7 @@ pub type Sessions = Host<Stages>;
 /// Makes the host; it shares through the fleet's store.
 #[must_use]
 pub fn host(edge: &Edge, store: Store) -> Sessions {
-    let board = Arc::new(Board::new(Arc::new(store)));
+    let board = Arc::new(Board::new(Arc::new(Records::new(store))));
     let ttl = edge.settings.session.ttl;
     Host::new(Arc::new(Stages), board, edge.sessions.clone(), ttl)
 }
@@ -106,6 +107,10 @@ impl Backend for Stages {
             })
             .boxed()
     }
+
+    fn admit<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<(), Failure>> {
+        admission::charge(&asked.edge, &asked.caller).boxed()
+    }
 }
 
 /// Serves one HTTP request.
@@ -131,6 +136,18 @@ pub(super) async fn serve(
     }
     let reads_stream = request.method == http::Method::GET;
     let label = label(&request.body);
+    if reads_stream {
+        match edge.admission.stream(&caller) {
+            Ok(place) => context.stream = Some(place),
+            Err(failure) => {
+                let status = failure.cause.http_status();
+                record::refused_session(edge, &context, &caller, label, status);
+                let id = context.request_id.as_str();
+                return crate::egress::json_rpc_failure(&failure, None, id);
+            }
+        }
+    }
+    let place = context.stream.clone();
     let context = Arc::new(context);
     let asker = asker(edge, &context, &caller, None);
     let calls = Arc::clone(&asker.caller.calls);
@@ -149,7 +166,11 @@ pub(super) async fn serve(
     let until = reads_stream.then(|| {
         let life = edge.life.clone();
         let left = edge.identity.left(&caller);
-        async move { _ = tokio::time::timeout(left, life.draining()).await }
+        async move {
+            // Held for as long as the stream is read, whatever feeds it.
+            let _place = place;
+            _ = tokio::time::timeout(left, life.draining()).await;
+        }
     });
     response(answer, until)
 }

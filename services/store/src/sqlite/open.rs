@@ -84,11 +84,17 @@ fn connect(path: &Path, options: &SqliteOptions) -> Result<Connection> {
 
 /// Changes to WAL, which SQLite refuses at once rather than waits for while another process does the same.
 fn enter_wal(conn: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let enter = || {
+        let pages = conn.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
+        if pages == 0 {
+            // Before anything is written, or it has no effect: free pages can be given back.
+            conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+    };
     let began = Instant::now();
     loop {
-        let mode = conn
-            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
-        match mode {
+        match enter() {
             Ok(_) => return Ok(()),
             Err(error) if is_busy(&error) && began.elapsed() < patience => {
                 std::thread::sleep(Duration::from_millis(10));

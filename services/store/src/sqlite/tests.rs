@@ -292,3 +292,34 @@ async fn a_full_store_says_so_and_recovers() {
     }
     store.put("again", vec![0; 20_000], None).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_burst_does_not_leave_a_large_file() {
+    const VALUE: usize = 256 << 10;
+    let (_folder, path) = folder();
+    let options = SqliteOptions::default().log_bytes_max(1 << 20);
+    let store = Store::open_sqlite_with(&path, options).await.unwrap();
+    let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+    for n in 0..64 {
+        let key = format!("k{n}");
+        let put = store.put(&key, vec![0; VALUE], Some(lease));
+        put.await.unwrap();
+    }
+    let raw = Connection::open(&path).unwrap();
+    let bytes = || -> i64 {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        raw.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let high = bytes();
+    assert!(high > 64 * VALUE as i64);
+    store.revoke(lease).await.unwrap();
+    let shrunk = async {
+        // What is kept for the next writes, and the log.
+        while bytes() > 8 << 20 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), shrunk).await;
+    assert!(waited.is_ok(), "{high} bytes at most, {} now", bytes());
+    assert_eq!(store.range("k").await.unwrap().entries.len(), 0);
+}

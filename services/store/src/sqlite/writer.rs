@@ -2,7 +2,7 @@
 //!
 //! Each write stands in its own savepoint, so one that fails takes nothing of the others with it. Answers are given
 //! after the commit. Between writes the thread wakes when a lease ends, and at least every second, since leases of
-//! processes that died end as well.
+//! processes that died end as well. It then gives pages back that have long been free.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,10 @@ const BATCH_MAX: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Shortest, so that clocks that round differently cannot make us spin.
 const SWEEP_REST: Duration = Duration::from_millis(5);
+/// Free pages that the file keeps for the next writes.
+const FREE_PAGES_KEPT: u64 = 1024;
+/// Most pages that are given back at a time: 4 MiB, a short hold of the write lock.
+const PAGES_BACK_MAX: u64 = 1024;
 
 /// What a write works with: an immediate transaction, and the time since it has the write lock.
 pub(super) struct Writing<'c> {
@@ -165,7 +169,10 @@ impl Thread {
                     self.answer(batch);
                     rest = self.until_next_end();
                 }
-                Err(RecvTimeoutError::Timeout) => rest = self.sweep_if_due(),
+                Err(RecvTimeoutError::Timeout) => {
+                    rest = self.sweep_if_due();
+                    self.give_pages_back();
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -225,6 +232,29 @@ impl Thread {
                 tracing::warn!(error = %error, "could not delete what ended leases held; trying again");
                 SWEEP_EVERY
             }
+        }
+    }
+
+    /// After a burst the file would stay as large as it ever was.
+    fn give_pages_back(&self) {
+        let shrink = || {
+            let mut free = self.conn.prepare_cached("PRAGMA freelist_count")?;
+            let free = free.query_row([], |row| rows::number(row, 0))?;
+            let back = free.saturating_sub(FREE_PAGES_KEPT).min(PAGES_BACK_MAX);
+            if back == 0 {
+                return Ok(());
+            }
+            let sql = format!("PRAGMA incremental_vacuum({back})");
+            let mut vacuum = self.conn.prepare(&sql)?;
+            let mut pages = vacuum.query([])?;
+            // Each step is a page.
+            while pages.next()?.is_some() {}
+            Ok(())
+        };
+        // Somebody else writes, then; there is a next time.
+        if let Err(error) = shrink() {
+            let error: rusqlite::Error = error;
+            tracing::debug!(%error, "free pages stay in the store's file");
         }
     }
 

@@ -68,12 +68,14 @@ impl Goal {
                 .get_str("taskId")
                 .ok_or_else(|| Failure::say(Cause::InvalidParams, "params.taskId must be a string"))
         };
+        let wished = params
+            .get("task")
+            .filter(|task| setup.revision >= Revision::V2025_11_25 && task.get() != "null");
         Ok(match setup.method {
-            Method::ToolsCall
-                if setup.revision >= Revision::V2025_11_25
-                    && params.get("task").is_some_and(is_object) =>
-            {
-                Goal::Task
+            Method::ToolsCall if wished.is_some_and(is_object) => Goal::Task,
+            Method::ToolsCall if wished.is_some() => {
+                let text = "params.task must be an object";
+                return Err(Failure::say(Cause::InvalidParams, text));
             }
             Method::TasksGet => Goal::State,
             Method::TasksCancel => Goal::Cancellation {
@@ -272,6 +274,7 @@ mod tests {
     use super::super::Input;
     use super::super::tests::Play;
     use super::*;
+    use crate::call::ClientMeta;
 
     fn begin(capabilities: &str, method: &str, params: &str) -> (Play, String) {
         Play::begin(Revision::V2025_11_25, capabilities, method, params)
@@ -297,6 +300,35 @@ mod tests {
             method.to_owned(),
             line.contains("io.modelcontextprotocol/tasks"),
         )
+    }
+
+    #[test]
+    fn a_wish_for_a_task_is_an_object_since_there_are_tasks() {
+        let goal = |revision, task: &str| {
+            let params = format!(r#"{{"name":"t","task":{task}}}"#);
+            Goal::of(&Setup {
+                revision,
+                client: &ClientMeta::plain("c"),
+                id: Id::from_number(7),
+                method: Method::ToolsCall,
+                params: Some(&RawValue::from_string(params).unwrap()),
+                prefix: "p".into(),
+                level: None,
+                request_id: "r-1".into(),
+                now: "now".into(),
+            })
+            .map_err(|failure| failure.cause)
+        };
+        for (task, expect) in [
+            ("{}", Ok(Goal::Task)),
+            ("null", Ok(Goal::Answer)),
+            (r#""x""#, Err(Cause::InvalidParams)),
+            ("[]", Err(Cause::InvalidParams)),
+            ("true", Err(Cause::InvalidParams)),
+        ] {
+            assert_eq!(goal(Revision::V2025_11_25, task), expect, "{task}");
+        }
+        assert_eq!(goal(Revision::V2025_06_18, "7"), Ok(Goal::Answer));
     }
 
     #[test]
