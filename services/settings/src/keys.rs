@@ -531,14 +531,18 @@ section! {
         /// and started again.
         child_processes_limit: Option<usize> = Optional(Count::<usize> { min: 1, max: 65_536 }), none();
         /// stdio: whether it is kept within walls: no new privileges, no files but the system's programs and libraries, its
-        /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, and no network. It is not
-        /// started where the kernel cannot do that (Landlock, Linux 6.2).
+        /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, no network, and no reach into
+        /// other processes. It changes no file's mode, owner, times or attributes, not even of those it may write, so that
+        /// what installs packages (`npx`, `uvx` before they have cached one) fails there: install beforehand. Of files that
+        /// it may not read it still sees sizes and dates, if it knows the names. It is not started where the kernel
+        /// cannot do that (Landlock, Linux 6.2).
         sandbox: bool = Flag, Some(Value::Flag(false));
         /// stdio with `sandbox`: files and folders that it may read.
         read_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
         /// stdio with `sandbox`: files and folders that it may read and write.
         write_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
-        /// stdio with `sandbox`: whether it may use the network.
+        /// stdio with `sandbox`: whether it may have sockets: the network's, and those of programs on this machine, such as a
+        /// database's or Docker's, wherever their files are.
         network: bool = Flag, Some(Value::Flag(false));
         /// stdio, http: how long its handshake may take.
         start_timeout: Duration = millis(100, 600), text("30s");

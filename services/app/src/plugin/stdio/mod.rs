@@ -1,6 +1,6 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
+//! - [`process`]: a child that cannot outlive us; [`sandbox`], [`calls`]: walls around it
 //! - [`census`], [`limits`]: what a child and all that it starts take, and may take
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
@@ -28,6 +28,7 @@ use super::{
     },
 };
 
+mod calls;
 mod census;
 pub mod limits;
 mod pipes;
