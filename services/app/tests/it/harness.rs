@@ -297,6 +297,7 @@ pub fn program(command: &str, args: &[&str]) -> Program {
         env: BTreeMap::from([("CONFIGURED".to_owned(), "yes".to_owned())]),
         working_dir: None,
         sandbox: None,
+        guard: env!("CARGO_BIN_EXE_sweetmcp-app").into(),
     }
 }
 

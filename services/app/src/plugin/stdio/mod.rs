@@ -1,6 +1,6 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us; [`sandbox`], [`calls`]: walls around it
+//! - [`process`]: a child that cannot outlive us, by its [`guard`]; [`sandbox`], [`calls`]: walls around it
 //! - [`census`], [`limits`]: what a child and all that it starts take, and may take
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
@@ -30,6 +30,7 @@ use super::{
 
 mod calls;
 mod census;
+pub mod guard;
 pub mod limits;
 mod pipes;
 mod pool;

@@ -326,7 +326,7 @@ impl Worker {
             Ok(process) => process,
             Err(error) => return error.into(),
         };
-        tracing::info!(plugin = %common.name, pid = process.id(), "the plugin's process was started");
+        tracing::info!(plugin = %common.name, guard_pid = process.id(), "the plugin's process was started");
         let Some(Streams {
             stdin,
             stdout,
