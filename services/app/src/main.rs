@@ -22,7 +22,9 @@ use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::signature::SignedBy;
-use app::plugin::stdio::{self, Instances, StdioSpec, guard, process::Program, sandbox::Sandbox};
+use app::plugin::stdio::{
+    self, Instances, StdioSpec, guard, process::Program, sandbox::Sandbox, stderr::Stderr,
+};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
 use app::server::listen::{self, Listening};
@@ -318,6 +320,7 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             instances,
             limits,
             sandbox,
+            stderr,
             start_timeout,
         } => {
             let env: BTreeMap<String, String> = env
@@ -346,6 +349,10 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                     memory_bytes: limits.memory_bytes,
                     cpus: limits.cpus,
                     processes: limits.processes,
+                },
+                stderr: match stderr {
+                    settings::Stderr::Log => Stderr::Log,
+                    settings::Stderr::Drop => Stderr::Drop,
                 },
                 signed_by: signed_by(plugin),
                 start_timeout: *start_timeout,

@@ -530,6 +530,9 @@ section! {
         /// stdio: how many processes one process may have with all that it starts, itself included; past it they are killed,
         /// and started again.
         child_processes_limit: Option<usize> = Optional(Count::<usize> { min: 1, max: 65_536 }), none();
+        /// stdio: what becomes of its standard error: `log` logs it without the values of `env` and what looks like a secret,
+        /// 50 lines a second and 4 KiB a line at most; `drop` forgets it.
+        stderr: Stderr = Choice::<Stderr>::new(), text("log");
         /// stdio: whether it is kept within walls: no new privileges, no files but the system's programs and libraries, its
         /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, no network, and no reach into
         /// other processes. It changes no file's mode, owner, times or attributes, not even of those it may write, so that
@@ -732,6 +735,29 @@ pub enum Telling {
 impl Choices for Telling {
     const ALL: &'static [(Self, &'static str)] =
         &[(Self::Request, "request"), (Self::Caller, "caller")];
+}
+
+/// What becomes of what a program writes for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stderr {
+    /// It is logged, without secrets.
+    Log,
+    /// It is forgotten.
+    Drop,
+}
+
+impl Stderr {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+impl Choices for Stderr {
+    const ALL: &'static [(Self, &'static str)] = &[(Self::Log, "log"), (Self::Drop, "drop")];
 }
 
 /// How the messages of a remote MCP server are carried.

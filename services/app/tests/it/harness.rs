@@ -312,6 +312,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
             program,
             instances: Instances::default(),
             limits: Default::default(),
+            stderr: Default::default(),
             signed_by: None,
             start_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(20),

@@ -36,7 +36,7 @@ mod pipes;
 mod pool;
 pub mod process;
 pub mod sandbox;
-mod stderr;
+pub mod stderr;
 mod tasks;
 mod worker;
 
@@ -44,6 +44,7 @@ use limits::Limits;
 pub use pool::Instances;
 use pool::{Place, Pool};
 use process::{Program, Spawner};
+use stderr::Stderr;
 use worker::{Common, Link};
 
 /// How to run a stdio plugin.
@@ -55,6 +56,8 @@ pub struct StdioSpec {
     pub instances: Instances,
     /// What each child may take.
     pub limits: Limits,
+    /// What becomes of what each child writes for people.
+    pub stderr: Stderr,
     /// Whose signature the program, or other files, must have.
     pub signed_by: Option<SignedBy>,
     /// How long a child may take from its start until its lists are known.
