@@ -209,7 +209,8 @@ async fn short_requests_are_answered_and_silent_or_broken_connections_end() -> R
         let ended = socket.read_to_end(&mut answer);
         tokio::time::timeout(std::time::Duration::from_secs(20), ended)
             .await
-            .with_context(|| format!("still open after {sent:?}"))??;
+            .with_context(|| format!("still open after {sent:?}"))?
+            .with_context(|| format!("after {sent:?}"))?;
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with(starts), "{sent:?}: {answer}");
     }
