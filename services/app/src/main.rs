@@ -22,7 +22,9 @@ use app::plugin::mounts::{Kind, Mounts, Spec};
 use app::plugin::openapi::OpenapiSpec;
 use app::plugin::pins::{OnChange, PinSpec};
 use app::plugin::signature::SignedBy;
-use app::plugin::stdio::{self, Instances, StdioSpec, process::Program, sandbox::Sandbox};
+use app::plugin::stdio::{
+    self, Instances, StdioSpec, guard, process::Program, sandbox::Sandbox, stderr::Stderr,
+};
 use app::plugin::wasm::WasmSpec;
 use app::plugin::{State, catalogue};
 use app::server::listen::{self, Listening};
@@ -61,10 +63,18 @@ struct Args {
     release: String,
 }
 
+/// This binary, also after another took its place.
+const OWN_FILE: &str = "/proc/self/exe";
 /// The exit status by which the supervisor knows that starting this again will not help.
 const REFUSED: u8 = 2;
 
 fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == guard::ARGUMENT)
+    {
+        return Ok(guard::run());
+    }
     let args = Args::parse();
     let loaded = match Settings::load(args.config.as_deref(), std::env::vars()) {
         Ok(loaded) => loaded,
@@ -310,6 +320,7 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
             instances,
             limits,
             sandbox,
+            stderr,
             start_timeout,
         } => {
             let env: BTreeMap<String, String> = env
@@ -327,6 +338,7 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                         write: sandbox.write.clone(),
                         network: sandbox.network,
                     }),
+                    guard: PathBuf::from(OWN_FILE),
                 },
                 instances: Instances {
                     min: instances.min,
@@ -337,6 +349,10 @@ fn kind(plugin: &settings::Plugin, state: &Path) -> Kind {
                     memory_bytes: limits.memory_bytes,
                     cpus: limits.cpus,
                     processes: limits.processes,
+                },
+                stderr: match stderr {
+                    settings::Stderr::Log => Stderr::Log,
+                    settings::Stderr::Drop => Stderr::Drop,
                 },
                 signed_by: signed_by(plugin),
                 start_timeout: *start_timeout,
@@ -478,7 +494,7 @@ fn exposed(credential: &settings::Credential) -> Credential {
 
 /// SHA-256 of the running binary, in hexadecimal: what a release says must run.
 fn binary_digest() -> anyhow::Result<String> {
-    let binary = std::fs::read("/proc/self/exe").context("cannot read this binary")?;
+    let binary = std::fs::read(OWN_FILE).context("cannot read this binary")?;
     Ok(digest(&SHA256, &binary)
         .as_ref()
         .iter()

@@ -532,15 +532,22 @@ section! {
         /// stdio: how many processes one process may have with all that it starts, itself included; past it they are killed,
         /// and started again.
         child_processes_limit: Option<usize> = Optional(Count::<usize> { min: 1, max: 65_536 }), none();
+        /// stdio: what becomes of its standard error: `log` logs it without the values of `env` and what looks like a secret,
+        /// 50 lines a second and 4 KiB a line at most; `drop` forgets it.
+        stderr: Stderr = Choice::<Stderr>::new(), text("log");
         /// stdio: whether it is kept within walls: no new privileges, no files but the system's programs and libraries, its
-        /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, and no network. It is not
-        /// started where the kernel cannot do that (Landlock, Linux 6.2).
+        /// own (program, arguments, `working_dir`) and those in `read_paths` and `write_paths`, no network, and no reach into
+        /// other processes. It changes no file's mode, owner, times or attributes, not even of those it may write, so that
+        /// what installs packages (`npx`, `uvx` before they have cached one) fails there: install beforehand. Of files that
+        /// it may not read it still sees sizes and dates, if it knows the names. It is not started where the kernel
+        /// cannot do that (Landlock, Linux 6.2).
         sandbox: bool = Flag, Some(Value::Flag(false));
         /// stdio with `sandbox`: files and folders that it may read.
         read_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
         /// stdio with `sandbox`: files and folders that it may read and write.
         write_paths: Vec<PathBuf> = List { item: FilePath(&text::PATH), length_min: 0, length_max: 64 }, empty();
-        /// stdio with `sandbox`: whether it may use the network.
+        /// stdio with `sandbox`: whether it may have sockets: the network's, and those of programs on this machine, such as a
+        /// database's or Docker's, wherever their files are.
         network: bool = Flag, Some(Value::Flag(false));
         /// stdio, http: how long its handshake may take.
         start_timeout: Duration = millis(100, 600), text("30s");
@@ -730,6 +737,29 @@ pub enum Telling {
 impl Choices for Telling {
     const ALL: &'static [(Self, &'static str)] =
         &[(Self::Request, "request"), (Self::Caller, "caller")];
+}
+
+/// What becomes of what a program writes for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stderr {
+    /// It is logged, without secrets.
+    Log,
+    /// It is forgotten.
+    Drop,
+}
+
+impl Stderr {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+impl Choices for Stderr {
+    const ALL: &'static [(Self, &'static str)] = &[(Self::Log, "log"), (Self::Drop, "drop")];
 }
 
 /// How the messages of a remote MCP server are carried.

@@ -29,7 +29,7 @@ pub use keys::{
     ActAs, AppHttp, BuiltinSet, EdgeAuth, EdgeBalance, EdgeCapnp, EdgeConcurrency, EdgeCost,
     EdgeEvents, EdgeFlags, EdgeGraphql, EdgeHttp, EdgeLog, EdgeQueue, EdgeQuota, EdgeRate,
     EdgeRedis, EdgeSearch, EdgeSession, EdgeSignatures, EdgeUsage, EdgeWebsocket, Fleet, Grant,
-    LogFormat, Logged, Pinning, SearchMode, Telemetry, Telling, Transport,
+    LogFormat, Logged, Pinning, SearchMode, Stderr, Telemetry, Telling, Transport,
 };
 pub use problem::{Errors, Origin, Problem};
 pub use quantity::{Percent, parse_duration, parse_percent, parse_size};
@@ -221,6 +221,8 @@ pub enum PluginKind {
         limits: ChildLimits,
         /// The walls around each.
         sandbox: Option<Sandbox>,
+        /// What becomes of what it writes for people.
+        stderr: Stderr,
         /// How long its handshake may take.
         start_timeout: std::time::Duration,
     },
@@ -537,8 +539,10 @@ impl Plugin {
                 instances,
                 limits,
                 sandbox,
+                stderr,
                 start_timeout,
             } => {
+                values.push(("stderr".to_owned(), Json::from(stderr.as_str())));
                 values.extend(instances.values());
                 values.extend(limits.values());
                 values.push(("sandbox".to_owned(), Json::from(sandbox.is_some())));
@@ -988,6 +992,7 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
                     processes: keys.child_processes_limit,
                 },
                 sandbox: keys.sandbox.then_some(sandbox),
+                stderr: keys.stderr,
                 start_timeout: keys.start_timeout,
             }
         }

@@ -53,6 +53,18 @@ const SECRET_BEGINNINGS: [&str; 14] = [
 /// From this length on, a word of letters of both cases and digits is taken for a key.
 const KEY_CHARS_MIN: usize = 24;
 
+/// Longer words are no names, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// How keys and certificates begin in text.
+const KEY_BEGINNING: &str = "-----BEGIN";
+
+/// What the next word of a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Shown,
+    Secret,
+}
+
 /// How much of a value is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
@@ -110,6 +122,63 @@ impl Redaction {
         value.to_string()
     }
 
+    /// Returns a line of text for a log, such as a program writes for people: what is no secret of it stays, for somebody has to
+    /// find out by it what is wrong. It is not cut.
+    #[must_use]
+    pub fn line(&self, line: &str) -> String {
+        if line.contains(KEY_BEGINNING) {
+            return MASK.to_owned();
+        }
+        if line.trim_start().starts_with(['{', '[']) && serde_json::from_str::<Value>(line).is_ok()
+        {
+            return self
+                .mask_text(line, DEPTH_MAX)
+                .unwrap_or_else(|| line.to_owned());
+        }
+        let mut masked = String::with_capacity(line.len());
+        let mut next = Next::Shown;
+        for piece in line.split_inclusive(char::is_whitespace) {
+            let word = piece.trim_end();
+            next = self.mask_word(word, next, &mut masked);
+            masked.push_str(&piece[word.len()..]);
+        }
+        masked
+    }
+
+    /// Writes one word of a line, and returns what the next one is.
+    fn mask_word(&self, word: &str, is: Next, masked: &mut String) -> Next {
+        let (name, value) = match word.find(['=', ':']) {
+            Some(at) => word.split_at(at + 1),
+            None => (word, ""),
+        };
+        let named = name.len() <= NAME_BYTES_MAX && self.is_named(name);
+        let (shown, hidden, next) = if word.is_empty() {
+            ("", false, is)
+        } else if is_scheme(word) || is == Next::Secret && matches!(word, "=" | ":") {
+            // The secret comes after it.
+            (word, false, Next::Secret)
+        } else if is == Next::Secret {
+            ("", true, Next::Shown)
+        } else if named && !value.is_empty() && !value.starts_with("//") {
+            (name, true, Next::Shown)
+        } else if is_secret(word) || word.split(['&', '?']).any(|part| self.is_pair(part)) {
+            ("", true, Next::Shown)
+        } else if named && (word.starts_with('-') || word.ends_with([':', '='])) {
+            (word, false, Next::Secret)
+        } else {
+            (word, false, Next::Shown)
+        };
+        masked.push_str(shown);
+        masked.push_str(if hidden { MASK } else { "" });
+        next
+    }
+
+    /// Whether it is a secret's name with its value, as in the query of a URL.
+    fn is_pair(&self, part: &str) -> bool {
+        let pair = part.split_once('=');
+        pair.is_some_and(|(name, value)| !value.is_empty() && self.is_named(name))
+    }
+
     fn mask(&self, value: &mut Value, depth: usize) {
         match value {
             _ if depth == 0 => *value = CUT.into(),
@@ -164,7 +233,7 @@ impl Redaction {
             '=', ':', ' ', '\n', '\t', '&', '?', ',', ';', '"', '\'', '{', '}',
         ]);
         words
-            .filter(|word| (1..=64).contains(&word.len()))
+            .filter(|word| (1..=NAME_BYTES_MAX).contains(&word.len()))
             .any(|word| self.is_named(word))
     }
 }
@@ -181,15 +250,16 @@ fn is_empty(value: &Value) -> bool {
 
 /// Whether something in the text looks like a key, a token, or a password in a URL.
 fn is_secret(text: &str) -> bool {
-    if text.contains("-----BEGIN") {
+    if text.contains(KEY_BEGINNING) {
         return true;
     }
     let mut before = "";
     for word in text.split([
         ' ', '\n', '\t', '"', '\'', ',', ';', '(', ')', '<', '>', '=',
     ]) {
-        let scheme = before.eq_ignore_ascii_case("bearer") || before.eq_ignore_ascii_case("basic");
-        if !word.is_empty() && (scheme && word.len() >= 8 || is_token(word) || has_password(word)) {
+        if !word.is_empty()
+            && (is_scheme(before) && word.len() >= 8 || is_token(word) || has_password(word))
+        {
             return true;
         }
         if !word.is_empty() {
@@ -197,6 +267,12 @@ fn is_secret(text: &str) -> bool {
         }
     }
     false
+}
+
+/// Whether it is the name of a scheme after which credentials come.
+fn is_scheme(word: &str) -> bool {
+    let word = word.trim_matches(['"', '\'']);
+    word.eq_ignore_ascii_case("bearer") || word.eq_ignore_ascii_case("basic")
 }
 
 fn is_token(word: &str) -> bool {
@@ -361,6 +437,41 @@ mod tests {
             (json!({"ghp_abcdefghijklmnop": 1}), json!({MASK: MASK})),
         ] {
             assert_eq!(full(&given), shown, "{given}");
+        }
+    }
+
+    #[test]
+    fn of_a_line_only_secrets_are_masked() {
+        for (given, shown) in [
+            (
+                "listening on  http://127.0.0.1:80",
+                "listening on  http://127.0.0.1:80",
+            ),
+            ("401: invalid token", "401: invalid token"),
+            ("the token is wrong", "the token is wrong"),
+            ("password=hunter2 user=u", "password=[redacted] user=u"),
+            ("API_KEY: hunter2 x", "API_KEY: [redacted] x"),
+            (
+                "run --token hunter2 --fast",
+                "run --token [redacted] --fast",
+            ),
+            (
+                "Authorization: Bearer hunter22",
+                "Authorization: Bearer [redacted]",
+            ),
+            ("sent bearer hunter22", "sent bearer [redacted]"),
+            ("key ghp_abcdefghijklmnop.", "key [redacted]"),
+            ("GET http://x/?a=1&token=abc ok", "GET [redacted] ok"),
+            ("postgres://me:pw@db/x failed", "[redacted] failed"),
+            ("-----BEGIN PRIVATE KEY-----", "[redacted]"),
+            (
+                r#"{"msg":"x","password":"hunter2"}"#,
+                r#"{"msg":"x","password":"[redacted]"}"#,
+            ),
+            (r#"{"msg":"up"}"#, r#"{"msg":"up"}"#),
+            ("", ""),
+        ] {
+            assert_eq!(redaction().line(given), shown, "{given}");
         }
     }
 

@@ -177,15 +177,9 @@ async fn a_child_in_a_sandbox_reaches_what_it_is_granted_and_nothing_else() {
         ("write", at("read/file"), "PermissionError"),
         ("truncate", at("read/file"), "PermissionError"),
         ("read", json!({"path": "/etc/shadow"}), "PermissionError"),
-        (
-            "read",
-            json!({"path": format!("/proc/{}/environ", std::process::id())}),
-            "PermissionError",
-        ),
         ("connect", json!({"port": port}), "PermissionError"),
         ("datagram", json!({"port": port}), "PermissionError"),
         ("pair", json!({}), "x"),
-        ("privileges", json!({}), "1"),
     ] {
         let answer = app.call(&format!("walled_{tool}"), arguments.clone()).await;
         let said = answer.said();
@@ -194,6 +188,60 @@ async fn a_child_in_a_sandbox_reaches_what_it_is_granted_and_nothing_else() {
     }
     let kept = std::fs::read_to_string(folder.path().join("secret/file")).unwrap();
     assert_eq!(kept, "secret");
+}
+
+#[tokio::test]
+async fn a_child_in_a_sandbox_marks_no_files_and_leaves_other_processes_alone() {
+    let (folder, sandbox) = granted(false);
+    let own = folder.path().join("write/file");
+    let app = walled(sandbox).await;
+    let (pid, own) = (std::process::id(), own.display());
+    let (clone, user) = (libc::SYS_clone, libc::CLONE_NEWUSER);
+    let refused = [
+        format!("os.chmod('{own}', 0o777)"),
+        format!("os.fchmod(os.open('{own}', os.O_RDONLY), 0o777)"),
+        format!("os.chmod('{own}', 0o777, dir_fd=os.open('/usr', os.O_PATH))"),
+        format!("os.chown('{own}', -1, -1)"),
+        format!("os.utime('{own}')"),
+        format!("os.utime(os.open('{own}', os.O_RDONLY))"),
+        format!("os.setxattr('{own}', 'user.a', b'')"),
+        format!("os.removexattr('{own}', 'user.a')"),
+        "socket.socket(socket.AF_UNIX)".to_owned(),
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)".to_owned(),
+        format!("resource.prlimit({pid}, resource.RLIMIT_NOFILE)"),
+        format!("os.setpriority(os.PRIO_PROCESS, {pid}, 5)"),
+        "os.setpriority(os.PRIO_USER, 0, 5)".to_owned(),
+        format!("os.sched_setaffinity({pid}, {{0}})"),
+        format!("open('/proc/{pid}/environ')"),
+        format!("open('/proc/{pid}/cmdline')"),
+        format!("call('ptrace', 16, {pid}, 0, 0)"),
+        format!("call('unshare', {user})"),
+        format!("call('syscall', {clone}, {user} | 17, 0, 0, 0, 0)"),
+    ];
+    let not_there = [
+        "call('syscall', 435, 0, 0)",
+        "call('syscall', (1 << 30) | 39)",
+    ];
+    let allowed = [
+        ("subprocess.run(['true']).returncode", "0"),
+        ("threading.Thread(target=time.time).start()", "None"),
+        ("resource.getrlimit(resource.RLIMIT_CORE) and 1", "1"),
+        ("os.setpriority(os.PRIO_PROCESS, 0, 5)", "None"),
+        ("os.sched_setaffinity(0, os.sched_getaffinity(0))", "None"),
+        ("len(open('/proc/meminfo').read()) > 0", "True"),
+        // No new privileges.
+        ("call('prctl', 39, 0, 0, 0, 0)", "1"),
+    ];
+    let cases = refused
+        .iter()
+        .map(|python| (&**python, "PermissionError"))
+        .chain(not_there.map(|python| (python, "OSError: [Errno 38]")))
+        .chain(allowed);
+    for (python, says) in cases {
+        let answer = app.call("walled_eval", json!({"python": python})).await;
+        let said = answer.said();
+        assert!(said.as_str().unwrap().starts_with(says), "{python}: {said}");
+    }
 }
 
 #[tokio::test]

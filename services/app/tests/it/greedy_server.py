@@ -1,7 +1,16 @@
 """An MCP server over stdio that takes what it can get: memory, processors, processes, files, the network."""
-import json, mmap, os, socket, subprocess, sys, time
+import ctypes, json, mmap, os, resource, socket, subprocess, sys, threading, time
 
 kept = []
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(function, *arguments):
+    """A function of the C library that returns -1 when it fails."""
+    result = getattr(libc, function)(*arguments)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
 
 
 def spin():
@@ -54,13 +63,12 @@ def run(name, arguments):
         first, second = socket.socketpair()
         first.send(b"x")
         return second.recv(1).decode()
-    if name == "privileges":
-        with open("/proc/self/status") as status:
-            return [line.split()[1] for line in status if line.startswith("NoNewPrivs")][0]
+    if name == "eval":
+        return str(eval(arguments["python"]))
     raise ValueError(name)
 
 
-names = ["pid", "nap", "eat", "spin", "breed", "escape", "read", "write", "truncate", "connect", "datagram", "pair", "privileges"]
+names = ["pid", "nap", "eat", "spin", "breed", "escape", "read", "write", "truncate", "connect", "datagram", "pair", "eval"]
 
 for line in sys.stdin:
     message = json.loads(line)

@@ -297,6 +297,7 @@ pub fn program(command: &str, args: &[&str]) -> Program {
         env: BTreeMap::from([("CONFIGURED".to_owned(), "yes".to_owned())]),
         working_dir: None,
         sandbox: None,
+        guard: env!("CARGO_BIN_EXE_sweetmcp-app").into(),
     }
 }
 
@@ -311,6 +312,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
             program,
             instances: Instances::default(),
             limits: Default::default(),
+            stderr: Default::default(),
             signed_by: None,
             start_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(20),

@@ -1,8 +1,9 @@
 //! MCP servers that nobody here wrote.
 
+use app::plugin::stdio::sandbox::Sandbox;
 use serde_json::{Value, json};
 
-use crate::harness::{App, npm, program, stdio};
+use crate::harness::{App, installed, npm, program, stdio};
 
 fn names(list: &Value, member: &str) -> Vec<String> {
     let items = list["result"][member].as_array().unwrap();
@@ -51,6 +52,19 @@ async fn tools_prompts_and_resources_of_server_everything() {
     let read = app.ask("resources/read", json!({"uri": uri})).await.body;
     assert!(read["result"]["contents"][0].is_object(), "{read}");
     assert_eq!(read["result"]["cacheScope"], "private");
+    app.mounts.stop().await;
+}
+
+#[tokio::test]
+async fn server_everything_serves_within_walls() {
+    let mut program = program("node", &[&npm("server-everything"), "stdio"]);
+    program.sandbox = Some(Sandbox {
+        read: vec![installed("node_modules").into()],
+        ..Sandbox::default()
+    });
+    let app = App::start(vec![stdio("everything", program)]).await;
+    let echo = app.call("everything_echo", json!({"message": "häi"})).await;
+    assert_eq!(echo.body["result"]["content"][0]["text"], "Echo: häi");
     app.mounts.stop().await;
 }
 

@@ -1,4 +1,4 @@
-//! Which processes there are, and which of them come from one child: its group, and what left the group.
+//! Which processes there are, and which of them come from one child: its guard's descendants, and what was seen to be.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -108,9 +108,10 @@ pub(super) struct Usage {
     pub(super) processes: usize,
 }
 
-/// The processes of one child. What of them left its group is killed on drop; the group is its `Process`'s.
+/// The processes of one child: its guard, the program, and all that came of it. All but the guard are killed on drop.
 #[derive(Debug)]
 pub(super) struct Kin {
+    /// The guard. What it takes is not the child's, but for what it has reaped.
     leader: i32,
     known: HashMap<i32, u64>,
 }
@@ -138,7 +139,7 @@ impl Kin {
         let table = table(age_max);
         self.look_at(&table);
         let alive = || {
-            let known = self.known.keys();
+            let known = self.known.keys().filter(|id| **id != self.leader);
             known.filter(|id| table.get(id).is_some_and(|entry| !entry.zombie))
         };
         let memory = memory_limit.map_or(0, |limit| {
@@ -171,6 +172,16 @@ impl Drop for Kin {
             if *id != self.leader {
                 kill(*id, *started);
             }
+        }
+    }
+}
+
+/// Kills all that came of a process and lives.
+pub(super) fn kill_descendants(ancestor: i32) {
+    let table = read_table();
+    for (id, started) in family(&table, ancestor, &HashMap::new()) {
+        if id != ancestor && table.get(&id).is_some_and(|entry| !entry.zombie) {
+            kill(id, started);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! MCP servers as child processes, of either era.
 //!
-//! - [`process`]: a child that cannot outlive us; [`sandbox`]: walls around it
+//! - [`process`]: a child that cannot outlive us, by its [`guard`]; [`sandbox`], [`calls`]: walls around it
 //! - [`census`], [`limits`]: what a child and all that it starts take, and may take
 //! - [`pipes`]: messages over a pair of pipes
 //! - [`tasks`]: calls that outlive their request
@@ -28,13 +28,15 @@ use super::{
     },
 };
 
+mod calls;
 mod census;
+pub mod guard;
 pub mod limits;
 mod pipes;
 mod pool;
 pub mod process;
 pub mod sandbox;
-mod stderr;
+pub mod stderr;
 mod tasks;
 mod worker;
 
@@ -42,6 +44,7 @@ use limits::Limits;
 pub use pool::Instances;
 use pool::{Place, Pool};
 use process::{Program, Spawner};
+use stderr::Stderr;
 use worker::{Common, Link};
 
 /// How to run a stdio plugin.
@@ -53,6 +56,8 @@ pub struct StdioSpec {
     pub instances: Instances,
     /// What each child may take.
     pub limits: Limits,
+    /// What becomes of what each child writes for people.
+    pub stderr: Stderr,
     /// Whose signature the program, or other files, must have.
     pub signed_by: Option<SignedBy>,
     /// How long a child may take from its start until its lists are known.

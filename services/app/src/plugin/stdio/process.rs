@@ -1,9 +1,8 @@
 //! A child process that cannot outlive us, nor leave anything behind.
 //!
-//! Each child leads a process group of its own, so that what it starts can be ended with it; the kernel kills it when we
-//! die, however we die (`PR_SET_PDEATHSIG`). That signal follows the *thread* that started the child, so all children are
-//! started by one thread that lives as long as the [`Spawner`]. When a child ends, its group is killed before the child is
-//! reaped: until then the group's number cannot belong to anybody else.
+//! Each child is guarded by a process of its own, which ends the program and all that came of it when the program ends or we
+//! do ([`guard`]). The program leads a process group, so that what it starts is asked to end with it. The kernel kills it when
+//! its guard dies (`PR_SET_PDEATHSIG`).
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +14,11 @@ use std::{
     time::Duration,
 };
 
-use super::sandbox::{Sandbox, SandboxError, Walls};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use super::{
+    guard::{self, Guard, Leash},
+    sandbox::{Sandbox, SandboxError, Walls},
+};
+use rustix::process::{Pid, PidfdFlags};
 use tokio::{
     io::unix::AsyncFd,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -43,6 +45,8 @@ pub struct Program {
     pub working_dir: Option<PathBuf>,
     /// The walls around it, if there are any.
     pub sandbox: Option<Sandbox>,
+    /// The file that is executed to guard it: `sweetmcp-app`, whose first argument is then [`guard::ARGUMENT`].
+    pub guard: PathBuf,
 }
 
 impl Program {
@@ -79,7 +83,7 @@ impl Program {
     }
 }
 
-/// The one thread that starts children.
+/// The one thread that starts children: it is theirs to wait until a child executes.
 #[derive(Debug, Clone)]
 pub struct Spawner {
     queue: mpsc::Sender<Order>,
@@ -87,12 +91,25 @@ pub struct Spawner {
 
 struct Order {
     command: Command,
+    leash: Leash,
     runtime: tokio::runtime::Handle,
-    done: oneshot::Sender<io::Result<Child>>,
+    done: oneshot::Sender<io::Result<Process>>,
+}
+
+impl Order {
+    fn carry_out(mut self) {
+        let _runtime = self.runtime.enter();
+        let started = self.command.spawn();
+        // A caller that is gone drops the child, whose guard ends it then.
+        drop(
+            self.done
+                .send(started.and_then(|child| Process::new(child, self.leash))),
+        );
+    }
 }
 
 impl Spawner {
-    /// Starts the thread. It ends, and takes the children with it, when the last clone is gone.
+    /// Starts the thread. It ends when the last clone is gone.
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -101,10 +118,8 @@ impl Spawner {
         std::thread::Builder::new()
             .name("plugin-spawner".into())
             .spawn(move || {
-                while let Some(mut order) = orders.blocking_recv() {
-                    let _runtime = order.runtime.enter();
-                    // A caller that is gone drops the child, which kills it.
-                    drop(order.done.send(order.command.spawn()));
+                while let Some(order) = orders.blocking_recv() {
+                    order.carry_out();
                 }
             })?;
         Ok(Self { queue })
@@ -117,17 +132,19 @@ impl Spawner {
     pub async fn spawn(&self, program: &Program) -> io::Result<Process> {
         let gone = || io::Error::other("the spawner has stopped");
         let (done, child) = oneshot::channel();
+        let (guard, leash) = Guard::new(&program.guard)?;
         let order = Order {
-            command: command(program).map_err(io::Error::other)?,
+            command: command(program, guard).map_err(io::Error::other)?,
+            leash,
             runtime: tokio::runtime::Handle::current(),
             done,
         };
         self.queue.send(order).await.map_err(|_| gone())?;
-        Process::new(child.await.map_err(|_| gone())??)
+        child.await.map_err(|_| gone())?
     }
 }
 
-fn command(program: &Program) -> Result<Command, SandboxError> {
+fn command(program: &Program, guard: Guard) -> Result<Command, SandboxError> {
     let sandbox = program.sandbox.as_ref();
     let walls = sandbox.map(|sandbox| sandbox.walls(program)).transpose()?;
     let inherited = INHERITED
@@ -142,64 +159,38 @@ fn command(program: &Program) -> Result<Command, SandboxError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
+        .process_group(0);
     if let Some(folder) = &program.working_dir {
         command.current_dir(folder);
     }
-    before_exec(&mut command, walls);
+    before_exec(&mut command, guard, walls);
     Ok(command)
 }
 
 #[expect(
     unsafe_code,
-    reason = "the kernel's parent-death signal can only be asked for between fork and exec, and so can walls"
+    reason = "guard and walls can only be put between us and the program between fork and exec"
 )]
-fn before_exec(command: &mut Command, mut walls: Option<Walls>) {
-    let parent = rustix::process::getpid();
+fn before_exec(command: &mut Command, guard: Guard, mut walls: Option<Walls>) {
     let prepare = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // We may have died before the line above took effect.
-        if rustix::process::getppid() != Some(parent) {
-            return Err(io::Error::from(rustix::io::Errno::SRCH));
-        }
+        guard.split()?;
         walls.as_mut().map_or(Ok(()), Walls::put_up)
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; `prctl`, `getppid`, `landlock_restrict_self`
-    // and `seccomp` are plain system calls, and no memory is allocated.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; what guard and walls do are plain system calls,
+    // and no memory is allocated.
     unsafe {
         command.pre_exec(prepare);
     }
 }
 
-/// A running child and everything in its group. Dropping it kills the group.
+/// A running child and all that came of it. Dropping it ends them.
 #[derive(Debug)]
 pub struct Process {
+    /// The guard, which ends last.
     child: Child,
-    group: Group,
+    id: Pid,
+    leash: Option<Leash>,
     exited: AsyncFd<OwnedFd>,
-}
-
-/// A process group, killed on drop.
-#[derive(Debug)]
-struct Group {
-    leader: Pid,
-    reaped: bool,
-}
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        if !self.reaped {
-            // A group that is gone already is what is wanted.
-            let _ = rustix::process::kill_process_group(self.leader, signal);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
 }
 
 /// The three ends of the pipes.
@@ -214,30 +205,27 @@ pub struct Streams {
 }
 
 impl Process {
-    fn new(child: Child) -> io::Result<Self> {
-        let leader = child
+    fn new(child: Child, leash: Leash) -> io::Result<Self> {
+        let id = child
             .id()
             .and_then(|id| Pid::from_raw(id.cast_signed()))
             .ok_or_else(|| io::Error::other("the child ended before it was seen"))?;
-        let group = Group {
-            leader,
-            reaped: false,
-        };
         #[expect(
             deprecated,
             reason = "an owned descriptor stays open for as long as the wait"
         )]
-        let exited = AsyncFd::new(rustix::process::pidfd_open(leader, PidfdFlags::NONBLOCK)?)?;
+        let exited = AsyncFd::new(rustix::process::pidfd_open(id, PidfdFlags::NONBLOCK)?)?;
         Ok(Self {
             child,
-            group,
+            id,
+            leash: Some(leash),
             exited,
         })
     }
 
-    /// Returns the process ID.
+    /// Returns the process ID of its guard.
     pub fn id(&self) -> i32 {
-        self.group.leader.as_raw_nonzero().get()
+        self.id.as_raw_nonzero().get()
     }
 
     /// Takes the pipes; `None` the second time.
@@ -249,26 +237,28 @@ impl Process {
         })
     }
 
-    /// Waits until the child ends, then ends its group and reaps it. May be dropped and called again.
+    /// Waits until the program and all that came of it have ended. May be dropped and called again.
     ///
     /// # Errors
     /// When the system cannot tell.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.exited.readable().await?.retain_ready();
-        self.group.signal(Signal::KILL);
-        self.group.reaped = true;
-        self.child.wait().await
+        self.child.wait().await.map(guard::programs_status)
     }
 
     /// Ends the child: waits a little (its input is expected to be closed), asks with SIGTERM, insists with SIGKILL.
     pub async fn stop(mut self) {
-        for signal in [Signal::TERM, Signal::KILL] {
-            if tokio::time::timeout(PATIENCE, self.wait()).await.is_ok() {
-                return;
-            }
-            self.group.signal(signal);
+        if tokio::time::timeout(PATIENCE, self.wait()).await.is_ok() {
+            return;
         }
-        // SIGKILL was sent; only the kernel can make this wait long.
+        if let Some(leash) = &self.leash {
+            leash.ask_to_end();
+        }
+        if tokio::time::timeout(PATIENCE, self.wait()).await.is_ok() {
+            return;
+        }
+        self.leash = None;
+        // SIGKILL is on its way; only the kernel can make this wait long.
         drop(tokio::time::timeout(PATIENCE, self.wait()).await);
     }
 }

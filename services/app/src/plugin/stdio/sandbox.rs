@@ -1,26 +1,23 @@
 //! Walls around a child, which it puts up itself between fork and exec and which neither it nor what it starts can take down:
-//! no capabilities and no new privileges, files by Landlock, and sockets by a filter of system calls.
+//! no capabilities and no new privileges, files by Landlock, and the rest by filters of system calls ([`calls`](super::calls)).
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::LazyLock};
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::{BackendError, BpfProgram};
 
-use super::process::Program;
+use super::{calls, process::Program};
 
 /// The least version of Landlock that keeps files from being truncated too (Linux 6.2).
 const LANDLOCK_MIN: ABI = ABI::V3;
 /// The version that also keeps signals and abstract sockets within the walls (Linux 6.12); used where the kernel has it.
 const LANDLOCK_SCOPES: ABI = ABI::V6;
 /// What programs, interpreters and their libraries read, and nothing that tells of this machine's own secrets.
-const SYSTEM: [&str; 32] = [
+const SYSTEM: [&str; 31] = [
     "/bin",
     "/etc/alternatives",
     "/etc/ca-certificates",
@@ -44,8 +41,6 @@ const SYSTEM: [&str; 32] = [
     "/lib",
     "/lib32",
     "/lib64",
-    // Of other processes it shows what everybody may know: Landlock keeps the rest from whoever has no capabilities.
-    "/proc",
     "/sbin",
     "/sys/devices/system/cpu",
     "/sys/fs/cgroup",
@@ -55,10 +50,24 @@ const SYSTEM: [&str; 32] = [
     "/dev/zero",
     "/usr",
 ];
+/// What of the kernel's own tables runtimes read to size themselves. Nothing else there: command lines hold secrets.
+const TABLES: [&str; 6] = [
+    "/proc/cpuinfo",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/uptime",
+    "/proc/version",
+];
 /// What they write.
 const SYSTEM_WRITTEN: [&str; 1] = ["/dev/null"];
-/// The same calls have a second number for programs with 32-bit pointers on x86-64.
-const X32: i64 = 0x4000_0000;
+
+/// The tables that there are. The kernel forgets the rule for a table with the table's node, which is made anew for every
+/// name that nobody holds: they are held for as long as we live.
+static HELD_TABLES: LazyLock<Vec<PathFd>> = LazyLock::new(|| {
+    let held = TABLES.iter().map(PathFd::new);
+    held.filter_map(Result::ok).collect()
+});
 
 const NO_CAPABILITIES: CapabilitySets = CapabilitySets {
     effective: CapabilitySet::empty(),
@@ -73,7 +82,7 @@ pub struct Sandbox {
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read and write.
     pub write: Vec<PathBuf>,
-    /// Whether it may have sockets other than those of this machine's file system.
+    /// Whether it may have sockets, other than pairs within itself.
     pub network: bool,
 }
 
@@ -93,14 +102,14 @@ pub enum SandboxError {
         source: PathFdError,
     },
     /// There is no filter for this machine.
-    #[error("the sandbox cannot keep it from the network on this machine")]
+    #[error("the sandbox cannot filter system calls on this machine")]
     Filter(#[source] BackendError),
 }
 
 /// Walls that are ready to be put up.
 pub(super) struct Walls {
     files: Option<RulesetCreated>,
-    sockets: Option<BpfProgram>,
+    calls: Vec<BpfProgram>,
 }
 
 impl Sandbox {
@@ -131,13 +140,9 @@ impl Sandbox {
             rules.push(PathBeneath::new(open, access));
         }
         let files = ruleset(rules).map_err(SandboxError::Landlock)?;
-        let sockets = match self.network {
-            true => None,
-            false => Some(no_sockets().map_err(SandboxError::Filter)?),
-        };
         Ok(Walls {
             files: Some(files),
-            sockets,
+            calls: calls::filters(self.network).map_err(SandboxError::Filter)?,
         })
     }
 }
@@ -145,6 +150,9 @@ impl Sandbox {
 fn ruleset(granted: Vec<PathBeneath<PathFd>>) -> Result<RulesetCreated, RulesetError> {
     let read = AccessFs::from_read(LANDLOCK_MIN);
     let all = AccessFs::from_all(LANDLOCK_MIN);
+    let tables = HELD_TABLES
+        .iter()
+        .map(|table| PathBeneath::new(table, AccessFs::ReadFile));
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(all)?
@@ -154,28 +162,8 @@ fn ruleset(granted: Vec<PathBeneath<PathFd>>) -> Result<RulesetCreated, RulesetE
         .set_compatibility(CompatLevel::HardRequirement)
         .add_rules(path_beneath_rules(SYSTEM, read))?
         .add_rules(path_beneath_rules(SYSTEM_WRITTEN, all))?
+        .add_rules(tables.map(Ok::<_, RulesetError>))?
         .add_rules(granted.into_iter().map(Ok::<_, RulesetError>))
-}
-
-/// Refuses every socket but those with a name in the file system, and the other way to come by one.
-fn no_sockets() -> Result<BpfProgram, BackendError> {
-    let refused = SeccompAction::Errno(libc::EACCES.cast_unsigned());
-    let other_family = || {
-        let unix = u64::from(libc::AF_UNIX.cast_unsigned());
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, unix)
-            .and_then(|family| SeccompRule::new(vec![family]))
-    };
-    let sockets = [libc::SYS_socket, libc::SYS_socket | X32];
-    let rings = [libc::SYS_io_uring_setup, libc::SYS_io_uring_setup | X32];
-    let mut rules = std::collections::BTreeMap::new();
-    for call in sockets {
-        rules.insert(call, vec![other_family()?]);
-    }
-    for call in rings {
-        rules.insert(call, Vec::new());
-    }
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()
 }
 
 impl Walls {
@@ -189,8 +177,8 @@ impl Walls {
             // No new privileges comes with it.
             files.restrict_self().map_err(|_| denied())?;
         }
-        if let Some(sockets) = &self.sockets {
-            seccompiler::apply_filter(sockets).map_err(|_| denied())?;
+        for filter in &self.calls {
+            seccompiler::apply_filter(filter).map_err(|_| denied())?;
         }
         Ok(())
     }

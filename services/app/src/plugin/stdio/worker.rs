@@ -326,7 +326,7 @@ impl Worker {
             Ok(process) => process,
             Err(error) => return error.into(),
         };
-        tracing::info!(plugin = %common.name, pid = process.id(), "the plugin's process was started");
+        tracing::info!(plugin = %common.name, guard_pid = process.id(), "the plugin's process was started");
         let Some(Streams {
             stdin,
             stdout,
@@ -343,7 +343,10 @@ impl Worker {
             asks: Arc::clone(&common.asks),
         };
         let connection = pipes::connect(Arc::clone(&common.name), stdin, stdout, ears);
-        tokio::spawn(stderr::log(Arc::clone(&common.name), stderr));
+        let (name, spec) = (Arc::clone(&common.name), Arc::clone(&common.spec));
+        tokio::spawn(async move {
+            stderr::attend(name, stderr, spec.stderr, &spec.program.env).await;
+        });
         let ended = tokio::select! {
             ended = self.serve(&connection, era, &changes, idle) => ended,
             status = process.wait() => match status {
