@@ -354,6 +354,13 @@ pub fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Kills the process with the id that a child said.
+pub fn kill(pid: &Value) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = i32::try_from(pid.as_i64().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
 /// Whether a process is there and no zombie.
 pub fn alive(pid: i64) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {

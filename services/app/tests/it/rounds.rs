@@ -3,7 +3,7 @@
 use app::server::Limits;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, App, rude, sessions, until};
+use crate::harness::{Answer, App, kill, rude, sessions, until};
 
 async fn app(mood: &str) -> App {
     App::start(vec![rude(mood)]).await
@@ -114,6 +114,24 @@ async fn a_call_whose_client_does_not_come_back_is_given_up() {
     assert_eq!(told.as_array().unwrap().len(), 1);
     let late = app.call_as("ana", retry(&params, &asked, json!({}))).await;
     assert_eq!((late.status, late.code()), (400, -32602));
+}
+
+#[tokio::test]
+async fn answering_a_child_that_is_gone_does_not_say_that_the_call_was_not_sent() {
+    let app = app("legacy").await;
+    let before = app.call("rude_pid", json!({})).await.said();
+    let params = call("elicit");
+    let asked = app.call_as("ana", params.clone()).await;
+    kill(&before);
+    let after = app.until_answered("rude_pid").await.said();
+    assert_ne!(after, before, "another child is in service");
+    let inputs = json!({"q1": {"action": "decline"}});
+    let lost = app.call_as("ana", retry(&params, &asked, inputs)).await;
+    assert_eq!((lost.status, lost.code()), (200, -31502), "{lost:?}");
+    let error = &lost.body["error"];
+    assert_eq!(error["data"]["retryable"], false);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.ends_with("the call may have run"), "{message}");
 }
 
 #[tokio::test]

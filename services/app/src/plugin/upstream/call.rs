@@ -140,11 +140,21 @@ impl Working {
     }
 
     async fn answer_and_go_on(
-        mut self,
-        mut inputs: Inputs,
+        self,
+        inputs: Inputs,
         context: CallContext,
     ) -> Result<Answer, Failure> {
         let plugin = Arc::clone(&self.terms.plugin);
+        let went_on = self.hand_in_and_go_on(inputs, context).await;
+        // What is told of a call that has begun does not depend on the plugin's state.
+        went_on.map_err(|none| none.once_begun().failure(&plugin, &State::Ready))
+    }
+
+    async fn hand_in_and_go_on(
+        mut self,
+        mut inputs: Inputs,
+        context: CallContext,
+    ) -> Result<Answer, NoAnswer> {
         let deadline = context
             .deadline
             .min(Instant::now() + self.terms.call_timeout);
@@ -161,12 +171,11 @@ impl Working {
                     .connection()
                     .answer(&question, &input, deadline)
                     .await
-                    .map_err(|lost| lost.failure(&plugin, &State::Ready))?;
+                    .map_err(NoAnswer::Lost)?;
             }
         }
         if self.open.is_empty() {
-            let went_on = self.go_on(deadline).await;
-            went_on.map_err(|none| none.failure(&plugin, &State::Ready))
+            self.go_on(deadline).await
         } else {
             Ok(Answer::Questions(Box::new(self)))
         }
