@@ -142,7 +142,10 @@ impl Lost {
                 Cause::NoBackend,
                 "is not let in by its server; the call did not run".to_owned(),
             ),
-            Self::Busy => (Cause::Overloaded, "has too many calls under way".to_owned()),
+            Self::Busy => (
+                Cause::Overloaded,
+                "has too many calls under way; the call did not run".to_owned(),
+            ),
             Self::Broken => (
                 Cause::UpstreamBroken,
                 "ended while the call was under way; the call may have run".to_owned(),
