@@ -234,6 +234,7 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
                     (tool.to_owned(), pairs.collect())
                 })
                 .collect(),
+            trusted: one.trusted,
         });
     instance.plugins = described.collect();
     instance.load = Some(Load {
@@ -281,6 +282,7 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
                 settings::Telling::Request => Telling::Request,
                 settings::Telling::Caller => Telling::Caller,
             },
+            trusted: plugin.trusted,
             kind: kind(plugin, state),
         })
         .collect()

@@ -286,6 +286,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Builtin(set),
     }
 }
@@ -307,6 +308,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Stdio(StdioSpec {
             program,
             instances: Instances::default(),
