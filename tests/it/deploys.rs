@@ -36,7 +36,7 @@ pub(crate) fn config(how: &str) -> Result<String> {
     Ok(format!(
         "[edge]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\ncapnp_listen = \"127.0.0.1:0\"\n\n\
          [edge.rate]\nper_second = 5000\nburst = 5000\n\n\
-         [[plugin]]\nname = \"work\"\nkind = \"stdio\"\ncommand = \"{}\"\nargs = [\"{}\", \"{how}\"]\n",
+         [[plugin]]\nname = \"work\"\nkind = \"stdio\"\ntrusted = true\ncommand = \"{}\"\nargs = [\"{}\", \"{how}\"]\n",
         python.display(),
         server.display()
     ))
@@ -470,7 +470,7 @@ async fn a_folder_is_a_release() -> Result<()> {
     std::fs::write(
         folder.join("sweetmcp.toml"),
         format!(
-            "[[plugin]]\nname = \"second\"\nkind = \"stdio\"\ncommand = \"{}\"\nargs = [\"server.py\", \"good\"]\n",
+            "[[plugin]]\nname = \"second\"\nkind = \"stdio\"\ntrusted = true\ncommand = \"{}\"\nargs = [\"server.py\", \"good\"]\n",
             python.display()
         ),
     )?;

@@ -27,6 +27,7 @@ mod loadtest;
 mod matrix;
 mod pinned;
 mod refusals;
+mod repeats;
 mod seeds;
 mod sessions;
 mod signed;

@@ -244,6 +244,7 @@ fn describe(instance: &mut Instance, mounts: &Mounts, server: &Server) {
                     (tool.to_owned(), pairs.collect())
                 })
                 .collect(),
+            trusted: one.trusted,
         });
     instance.plugins = described.collect();
     instance.load = Some(Load {
@@ -291,6 +292,7 @@ fn specs(settings: &Settings, state: &Path) -> Vec<Spec> {
                 settings::Telling::Request => Telling::Request,
                 settings::Telling::Caller => Telling::Caller,
             },
+            trusted: plugin.trusted,
             kind: kind(plugin, state),
         })
         .collect()

@@ -35,6 +35,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a client that listens is kept while nobody tells the edge anything.
 const DEAF_MAX: Duration = Duration::from_secs(60);
 
+/// When a caller may try again whose call no instance takes.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The client to all apps, and what retries may cost.
 #[derive(Debug)]
 pub struct Bridge {
@@ -148,28 +151,31 @@ async fn answer(
     let mut tried: Vec<BackendId> = Vec::new();
     let mut release = Arc::clone(&route.release);
     let mut before = Err(Broken::NotSent);
+    // Whether an attempt before the last one may have run the call.
+    let mut ran_before = false;
     let mut bound = route.instance.clone();
     loop {
         let Some(place) = take(route, bound.as_ref(), &release, &tried) else {
             // Nobody left to ask: what the last attempt came to stands.
-            return finish(route, before);
+            return finish(route, before, ran_before);
         };
         tried.extend(place.held.as_ref().map(Held::id));
         let on_candidate =
             route.instance.is_none() && route.view.stable() != Some(&*place.backend.release);
+        ran_before |= may_have_run(&before);
         let (number, result) = attempt(edge, context, caller, route, place, record, told).await;
         if let (Some(lost), Err(Broken::NotSent)) = (&bound, &result) {
             // Nobody else can go on with this call, and nothing of it was sent.
             match edge.fleet.returned(lost, context.deadline.at()).await {
                 Some(back) => bound = Some(back),
-                None => return finish(route, result),
+                None => return finish(route, result, ran_before),
             }
             before = result;
             continue;
         }
         let again = again(&result, on_candidate, route.repeat).filter(|_| !told.has_begun());
         let Some(happened) = again else {
-            return finish(route, result);
+            return finish(route, result, ran_before);
         };
         let now = Instant::now();
         let facts = retry::Facts {
@@ -186,7 +192,7 @@ async fn answer(
         match retry::next(&edge.bridge.rules, &edge.bridge.budget, &facts) {
             Next::GiveUp(reason) => {
                 tracing::debug!(?reason, attempts = facts.attempts, "no further attempt");
-                return finish(route, result);
+                return finish(route, result, ran_before);
             }
             Next::Retry { after } => tokio::time::sleep(after).await,
         }
@@ -441,22 +447,61 @@ fn again(result: &Result<Reply, Broken>, on_candidate: bool, repeat: Repeat) -> 
 
 /// Whether an error is one of an app that could not ask its plugin, or got no answer from it. Apps tell it with 200.
 fn says_upstream_failed(body: &[u8]) -> bool {
+    let failed = [Cause::UpstreamBroken.code(), Cause::NoBackend.code()];
+    error_code(body).is_some_and(|code| failed.contains(&code))
+}
+
+/// The code of a response that is an error.
+fn error_code(body: &[u8]) -> Option<i64> {
     let Ok(Body::One(Ok(Message::Response {
         result: Err(error), ..
     }))) = envelope::read(body)
     else {
-        return false;
+        return None;
     };
-    let members = Members::parse(error).ok();
-    let code = members.and_then(|members| members.get("code")?.get().parse::<i64>().ok());
-    code.is_some_and(|code| [Cause::UpstreamBroken.code(), Cause::NoBackend.code()].contains(&code))
+    let members = Members::parse(error).ok()?;
+    members.get("code")?.get().parse().ok()
 }
 
-/// The answer as it stands when there is no further attempt.
-fn finish(route: &Route, result: Result<Reply, Broken>) -> Result<Reply, Failure> {
+/// Whether the call has run in an attempt, or may have.
+fn may_have_run(result: &Result<Reply, Broken>) -> bool {
+    match result {
+        Err(Broken::NotSent) => false,
+        Err(Broken::Lost | Broken::TimedOut | Broken::Invalid) => true,
+        Ok(reply) => {
+            let refusals = [Cause::NoBackend.code(), Cause::RateLimited.code()];
+            let is_refusal = |code| refusals.contains(&code);
+            reply.outcome != Outcome::Error || !error_code(&reply.body).is_some_and(is_refusal)
+        }
+    }
+}
+
+/// The answer when there is no further attempt.
+fn finish(
+    route: &Route,
+    result: Result<Reply, Broken>,
+    ran_before: bool,
+) -> Result<Reply, Failure> {
+    let bound = route.instance.is_some();
+    conclude(result, ran_before, bound.then(|| route::gone(&route.call)))
+}
+
+/// What the last attempt came to, as the caller is told it. That it did nothing takes back no attempt `ran_before` it; such a
+/// call may be made again all the same, or there would have been no other attempt. What is bound to one instance is `gone`
+/// with it.
+fn conclude(
+    result: Result<Reply, Broken>,
+    ran_before: bool,
+    gone: Option<Failure>,
+) -> Result<Reply, Failure> {
+    if ran_before && gone.is_none() && !may_have_run(&result) {
+        let text = "no instance can take the call now; an attempt before may have run it";
+        return Err(Failure::say(Cause::NoBackend, text).retry_after(AGAIN));
+    }
     result.map_err(|broken| match broken {
-        Broken::NotSent if route.instance.is_some() => route::gone(&route.call),
-        Broken::NotSent => Failure::new(Cause::NoBackend).retry_after(Duration::from_secs(1)),
+        Broken::NotSent => {
+            gone.unwrap_or_else(|| Failure::new(Cause::NoBackend).retry_after(AGAIN))
+        }
         Broken::Lost => Failure::new(Cause::UpstreamBroken),
         Broken::TimedOut => Failure::new(Cause::Timeout),
         Broken::Invalid => Failure::new(Cause::UpstreamInvalid),
@@ -495,6 +540,41 @@ mod tests {
                 "{result:?} {on_candidate} {repeat:?}"
             );
         }
+    }
+
+    #[test]
+    fn that_a_call_may_have_run_is_told_whatever_the_last_attempt_came_to() {
+        let refused = |code: i64| {
+            let body =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"error":{{"code":{code},"message":""}}}}"#);
+            Ok(Reply {
+                status: 200,
+                outcome: Outcome::Error,
+                body: body.into(),
+            })
+        };
+        let not_run = Cause::NoBackend.code();
+        for (last, ran_before, code, says_so) in [
+            (Err(Broken::NotSent), false, not_run, false),
+            (Err(Broken::NotSent), true, not_run, true),
+            (refused(not_run), true, not_run, true),
+            (Err(Broken::Lost), true, Cause::UpstreamBroken.code(), true),
+            (Err(Broken::TimedOut), true, Cause::Timeout.code(), true),
+        ] {
+            let said = format!("{last:?} {ran_before}");
+            let failure = conclude(last, ran_before, None).expect_err(&said);
+            assert_eq!(failure.cause.code(), code, "{said}");
+            assert_eq!(failure.message.contains("may have run"), says_so, "{said}");
+        }
+        for answer in [
+            refused(Cause::UpstreamBroken.code()),
+            refused(-32602),
+            reply(200, Outcome::ToolError),
+        ] {
+            let said = format!("{answer:?}");
+            assert!(conclude(answer, true, None).is_ok(), "{said}");
+        }
+        assert!(conclude(refused(not_run), false, None).is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! again when an instance of that release says that its catalogue changed; if that fails, the last known
 //! one stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,12 +44,19 @@ pub struct Catalogue {
 /// Scopes by tool: of each a caller needs one.
 pub type Restricted = HashMap<String, Vec<String>>;
 
+/// The tools whose own word on what they do is believed.
+pub type Trusted = HashSet<String>;
+
 impl Catalogue {
-    fn new(tools: Vec<Tool>, scopes: Restricted, limits: &Limits) -> Catalogue {
+    fn new(tools: Vec<Tool>, scopes: Restricted, trusted: &Trusted, limits: &Limits) -> Catalogue {
+        let repeat = |tool: &Tool| match trusted.contains(&tool.name) {
+            true => tool.hints.repeat(),
+            false => Repeat::Unsafe,
+        };
         Catalogue {
             repeat: tools
                 .iter()
-                .map(|tool| (tool.name.as_str().into(), tool.hints.repeat()))
+                .map(|tool| (tool.name.as_str().into(), repeat(tool)))
                 .collect(),
             tools: Some(tools),
             scopes,
@@ -129,11 +136,12 @@ pub async fn follow(edge: Arc<Edge>) {
             match read(&edge).await {
                 Ok(tools) => {
                     tracing::info!(tools = tools.len(), "catalogue read");
-                    let scopes = wanted
-                        .as_ref()
-                        .map(|(stable, _)| edge.fleet.view().restricted_tools(stable))
-                        .unwrap_or_default();
-                    let read = Catalogue::new(tools, scopes, &edge.graphql_limits);
+                    let told = wanted.as_ref().map(|(stable, _)| {
+                        let view = edge.fleet.view();
+                        (view.restricted_tools(stable), view.trusted_tools(stable))
+                    });
+                    let (scopes, trusted) = told.unwrap_or_default();
+                    let read = Catalogue::new(tools, scopes, &trusted, &edge.graphql_limits);
                     // Whoever sees everything, as most do, finds the schema ready.
                     let _ = read.graphql(&Caller::edge());
                     edge.catalogue.store(Arc::new(read));
@@ -212,4 +220,41 @@ async fn read(edge: &Arc<Edge>) -> Result<Vec<Tool>, Failure> {
         Cause::UpstreamInvalid,
         "tools/list has no end",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+
+    #[test]
+    fn only_a_trusted_plugins_hints_let_a_call_be_repeated() {
+        let tool = |name: &str, hint: &str| {
+            let definition = json!({"name": name, "inputSchema": {}, "annotations": {hint: true}});
+            Tool::parse(&to_raw_value(&definition).unwrap()).unwrap()
+        };
+        let tools = vec![
+            tool("reads", "readOnlyHint"),
+            tool("again", "idempotentHint"),
+            tool("writes", "destructiveHint"),
+            tool("claims", "readOnlyHint"),
+        ];
+        let trusted = ["reads", "again", "writes"].map(str::to_owned).into();
+        let limits = Limits::default();
+        let catalogue = Catalogue::new(tools, Restricted::default(), &trusted, &limits);
+        for (name, repeat) in [
+            ("reads", Repeat::Safe),
+            ("again", Repeat::Safe),
+            ("writes", Repeat::Unsafe),
+            ("claims", Repeat::Unsafe),
+            ("unknown", Repeat::Unsafe),
+        ] {
+            let params = to_raw_value(&json!({"name": name})).unwrap();
+            let client = ClientMeta::plain("t");
+            let id = Some(Id::from_number(1));
+            let call = Call::new(id, Method::ToolsCall, Some(&params), &client).unwrap();
+            assert_eq!(catalogue.repeat(&call), repeat, "{name}");
+        }
+    }
 }

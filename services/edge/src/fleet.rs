@@ -9,7 +9,7 @@
 //! anybody; the edge then says so in its acknowledgement.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use store::Store;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::catalogue::Restricted;
+use crate::catalogue::{Restricted, Trusted};
 use crate::edge::Edge;
 use crate::gaps::Gaps;
 use crate::mirrored::Mirrored;
@@ -140,6 +140,11 @@ impl View {
     /// The `Mcp-Param-*` headers of a call to an instance.
     pub fn param_headers<'a>(&self, instance: &str, call: &'a Call) -> Cow<'a, [(String, String)]> {
         self.mirrored.headers(instance, call)
+    }
+
+    /// The tools of a release whose plugins' word on what they do is believed, as its instances tell them.
+    pub fn trusted_tools(&self, release: &str) -> Trusted {
+        trusted(self.fleet.ready_apps(release))
     }
 
     /// Whether a release has an instance that calls can be sent to.
@@ -436,6 +441,16 @@ fn view(
     }
 }
 
+/// The tools of trusted plugins that are no other plugin's at another instance.
+fn trusted(apps: &[Arc<Instance>]) -> Trusted {
+    let plugins = || apps.iter().flat_map(|app| &app.plugins);
+    let doubted = plugins().filter(|plugin| !plugin.trusted);
+    let doubted: HashSet<&String> = doubted.flat_map(|plugin| &plugin.tools).collect();
+    let tools = plugins().flat_map(|plugin| &plugin.tools);
+    let trusted = tools.filter(|tool| !doubted.contains(tool));
+    trusted.cloned().collect()
+}
+
 /// What the instances of each release agree on.
 fn agreed(fleet: &Fleet) -> Agreed {
     fleet
@@ -523,6 +538,29 @@ mod tests {
         };
         assert_eq!(chosen(999), "next");
         assert_eq!(chosen(1000), "stable");
+    }
+
+    #[test]
+    fn a_tools_own_word_counts_if_every_plugin_that_has_it_is_trusted() {
+        let plugin = |trusted, tools: &[&str]| registry::PluginState {
+            tools: tools.iter().map(|tool| (*tool).to_owned()).collect(),
+            trusted,
+            ..Default::default()
+        };
+        let app = |plugins| {
+            let mut app = Instance::new(Role::App, "app", "r", "127.0.0.1:1");
+            app.plugins = plugins;
+            Arc::new(app)
+        };
+        let apps = [
+            app(vec![plugin(true, &["both", "ours"])]),
+            app(vec![
+                plugin(true, &["ours"]),
+                plugin(false, &["theirs", "both"]),
+            ]),
+        ];
+        assert_eq!(trusted(&apps), ["ours".to_owned()].into());
+        assert!(trusted(&[]).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,6 +77,9 @@ pub struct PluginState {
     /// Arguments that calls repeat in their head, by tool: for each, the header and the names that lead to the argument.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub param_headers: BTreeMap<String, Vec<(String, Vec<String>)>>,
+    /// Whether its word on what its tools do (read-only, idempotent) is believed.
+    #[serde(default)]
+    pub trusted: bool,
 }
 
 /// What an instance is busy with, reported with each heartbeat.

@@ -492,7 +492,8 @@ section! {
         prefix: Option<String> = Optional(Text(&text::PREFIX)), none();
         /// Names under which some of its tools and prompts are served, whole, in place of prefix and own name.
         names: BTreeMap<String, String> = Texts { name: &text::OWN_NAME, value: &text::PUBLIC_NAME, entries_max: 1024 }, Some(Value::Table(BTreeMap::new()));
-        /// Whether its word on what a tool does (read-only, idempotent) is believed.
+        /// stdio, http, wasm: whether its word on what a tool does (read-only, idempotent) is believed: calls of such tools are
+        /// sent again when an attempt fails, though it may have run. `builtin` and `openapi` plugins are believed always.
         trusted: bool = Flag, Some(Value::Flag(false));
         /// What happens to a tool, prompt or resource whose definition is not the one that was first seen, or is new, and to the
         /// plugin when a file that it is made of (program, script, component, document) is another: `off` nothing, `report` a

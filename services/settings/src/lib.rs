@@ -1081,7 +1081,8 @@ fn plugin(reader: &mut Reader<'_>, others: &[Plugin]) -> Option<Plugin> {
         names: keys.names,
         signature,
         name: keys.name,
-        trusted: keys.trusted || keys.kind == Kind::Builtin,
+        // What an operation does follows from its method.
+        trusted: keys.trusted || matches!(keys.kind, Kind::Builtin | Kind::Openapi),
         pins: keys.pins,
         context: keys.context.unwrap_or(match keys.kind {
             Kind::Http | Kind::Openapi => Telling::Request,

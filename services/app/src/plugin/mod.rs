@@ -16,7 +16,7 @@
 //! - [`failing`]: why one is not up, in words for metrics
 //! - [`upstream`], [`outgoing`], [`allowed`], [`followed`], [`shown`]: what kinds have in common
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use mcp::{Failure, Method, members::Members};
@@ -63,6 +63,12 @@ pub type Inputs = BTreeMap<String, Box<RawValue>>;
 pub trait Parked: std::fmt::Debug + Send + Sync {
     /// Returns the questions by their keys, each with `method` and `params`. Only such that the client declared to take.
     fn questions(&self) -> Inputs;
+
+    /// Returns since when an answer has been owed.
+    fn asked_at(&self) -> Instant;
+
+    /// Resolves when other work waits for what this keeps to itself.
+    fn is_in_the_way(&self) -> BoxFuture<'static, ()>;
 
     /// Goes on with the answers that there are; what is still unanswered is asked again. `context` is that of the request
     /// that brought them.

@@ -42,6 +42,8 @@ pub struct Spec {
     pub scopes: Vec<String>,
     /// What it is told of a call.
     pub telling: Telling,
+    /// Whether its word on what its tools do is believed.
+    pub trusted: bool,
     /// What it is.
     pub kind: Kind,
 }
@@ -99,6 +101,8 @@ pub struct Mounted {
     /// Scopes of which a caller needs one to see and use what it offers; none: everybody may.
     pub scopes: Vec<String>,
     telling: Telling,
+    /// Whether its word on what its tools do is believed.
+    pub trusted: bool,
     pins: Option<Pins>,
     /// What it is.
     pub plugin: Plugin,
@@ -228,6 +232,7 @@ impl Mounts {
                     }),
                     scopes: spec.scopes,
                     telling: spec.telling,
+                    trusted: spec.trusted,
                     plugin,
                 })
             })

@@ -72,6 +72,8 @@ pub struct Limits {
     pub parked_each: usize,
     /// How long a call waits for its client's answers.
     pub parked_for: Duration,
+    /// And how long while it is in the way of others: its server takes one call at a time.
+    pub parked_in_the_way_for: Duration,
 }
 
 impl Default for Limits {
@@ -86,6 +88,7 @@ impl Default for Limits {
             parked: 1024,
             parked_each: 64,
             parked_for: Duration::from_secs(300),
+            parked_in_the_way_for: Duration::from_secs(30),
         }
     }
 }
@@ -157,7 +160,7 @@ impl Server {
             places: Arc::new(Semaphore::new(limits.in_flight)),
             buffer: Arc::new(Semaphore::new(limits.buffer_bytes / collect::UNIT_BYTES)),
             listeners: Arc::new(Semaphore::new(limits.listeners)),
-            lot: lot::Lot::new(limits.parked, limits.parked_each, limits.parked_for),
+            lot: lot::Lot::new(&limits),
             sealer: seal::Sealer::new(fleet.instance, fleet.sessions.keys.clone()),
             sessions: fleet.sessions,
         }))

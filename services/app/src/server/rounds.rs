@@ -119,9 +119,9 @@ fn reopen(
         Ok(sealed) => {
             let place: Option<Place> = same(sealed)?.parse().ok();
             let parked = place.and_then(|place| server.lot.take(place, client));
-            parked
-                .map(Reopened::Parked)
-                .ok_or_else(|| refused(&"the call that it names is over"))
+            parked.map(Reopened::Parked).ok_or_else(|| {
+                refused(&"the call that it names is over, or was given up for want of an answer")
+            })
         }
         Err(SealError::Forged) => {
             let opened = server.sealer.open(Purpose::State, state, client, now);

@@ -126,6 +126,7 @@ fn api(document: PathBuf, url: &str, credential: Credential) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Openapi(OpenapiSpec {
             document,
             url: url.to_owned(),

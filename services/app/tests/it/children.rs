@@ -3,7 +3,7 @@
 use app::plugin::{builtin::Set, catalogue::META_MISSING};
 use serde_json::json;
 
-use crate::harness::{App, alive, builtin, rude, until};
+use crate::harness::{App, alive, builtin, kill, rude, until};
 
 async fn app(mood: &str) -> App {
     App::start(vec![builtin("time", Set::Time), rude(mood)]).await
@@ -134,14 +134,9 @@ async fn a_client_that_leaves_cancels_its_call() {
 #[tokio::test]
 async fn a_child_killed_in_mid_call_fails_that_call_and_comes_back() {
     let app = app("legacy").await;
-    let pid = app
-        .call("rude_pid", json!({}))
-        .await
-        .said()
-        .as_i64()
-        .unwrap();
+    let pid = app.call("rude_pid", json!({})).await.said();
     let call = app.call("rude_hang", json!({}));
-    let kill = async {
+    let killing = async {
         // The plugin's own count: the call has been given to the child.
         let given = async || {
             let report: serde_json::Value =
@@ -149,10 +144,9 @@ async fn a_child_killed_in_mid_call_fails_that_call_and_comes_back() {
             (report["subsystems"]["plugins"][1]["in_flight"] == 1).then_some(())
         };
         until("the call is under way", given).await;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        kill(&pid);
     };
-    let (lost, ()) = tokio::join!(call, kill);
+    let (lost, ()) = tokio::join!(call, killing);
     assert_eq!((lost.status, lost.code()), (200, -31502), "{lost:?}");
     assert_eq!(lost.body["error"]["data"]["retryable"], false);
     assert_eq!(app.call("time_now", json!({})).await.outcome, "ok");

@@ -44,6 +44,7 @@ fn named(name: &str, module: PathBuf, change: impl FnOnce(&mut WasmSpec)) -> Spe
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Wasm(spec),
     }
 }

@@ -18,6 +18,7 @@ async fn check(suite: &str, args: &[&str], count: usize) {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Conformance,
     }])
     .await;

@@ -286,6 +286,7 @@ pub fn builtin(name: &str, set: Set) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Builtin(set),
     }
 }
@@ -308,6 +309,7 @@ pub fn stdio(name: &str, program: Program) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Stdio(StdioSpec {
             program,
             instances: Instances::default(),
@@ -354,6 +356,13 @@ pub fn example(name: &str) -> PathBuf {
     std::env::var_os("SWEETMCP_WASM_EXAMPLES")
         .map_or_else(|| workspace.join("target/wasm-examples"), PathBuf::from)
         .join(name)
+}
+
+/// Kills the process with the id that a child said.
+pub fn kill(pid: &Value) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = i32::try_from(pid.as_i64().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
 
 /// Whether a process is there and no zombie.

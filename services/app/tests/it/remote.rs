@@ -74,6 +74,7 @@ fn with(url: &str, credential: Credential) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Http(http_spec(url, credential)),
     }
 }

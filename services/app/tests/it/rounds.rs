@@ -1,9 +1,11 @@
 //! Calls that take several rounds.
 
+use std::time::{Duration, Instant};
+
 use app::server::Limits;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, App, rude, sessions, until};
+use crate::harness::{Answer, App, kill, rude, sessions, until};
 
 async fn app(mood: &str) -> App {
     App::start(vec![rude(mood)]).await
@@ -21,6 +23,15 @@ fn retry(params: &Value, answer: &Answer, inputs: Value) -> Value {
     params["requestState"] = result["requestState"].clone();
     params["inputResponses"] = inputs;
     params
+}
+
+/// A question and its answer: from now on it is known that the child asks without saying for which call.
+async fn is_asked(app: &App) {
+    let params = call("elicit");
+    let asked = app.call_as("ana", params.clone()).await;
+    let inputs = json!({"q1": {"action": "decline"}});
+    let answer = app.call_as("ana", retry(&params, &asked, inputs)).await;
+    assert_eq!(answer.said(), json!([{"action": "decline"}]));
 }
 
 #[tokio::test]
@@ -98,7 +109,7 @@ async fn what_is_not_answered_is_asked_again() {
 #[tokio::test]
 async fn a_call_whose_client_does_not_come_back_is_given_up() {
     let limits = Limits {
-        parked_for: std::time::Duration::from_millis(300),
+        parked_for: Duration::from_millis(300),
         parked_each: 1,
         ..Limits::default()
     };
@@ -114,6 +125,59 @@ async fn a_call_whose_client_does_not_come_back_is_given_up() {
     assert_eq!(told.as_array().unwrap().len(), 1);
     let late = app.call_as("ana", retry(&params, &asked, json!({}))).await;
     assert_eq!((late.status, late.code()), (400, -32602));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_keeps_others_from_a_child_for_a_bounded_time() {
+    let limits = Limits {
+        parked_in_the_way_for: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let app = App::start_with(vec![rude("legacy")], limits).await;
+    is_asked(&app).await;
+    let (params, asked_at) = (call("elicit"), Instant::now());
+    let asked = app.call_as("ana", params.clone()).await;
+    // Others are refused while there is time to call elsewhere, until they get their
+    // turn.
+    let answer = until("another client's call runs", async || {
+        let began = Instant::now();
+        let headers = [
+            ("sweetmcp-principal", "bob"),
+            ("sweetmcp-deadline-ms", "4000"),
+        ];
+        let answer = app.ask_with("tools/call", call("pid"), &headers).await;
+        let Some(error) = answer.body.get("error") else {
+            return Some(answer);
+        };
+        assert!(began.elapsed() < Duration::from_secs(3), "{answer:?}");
+        assert_eq!((answer.status, answer.code()), (200, -31503), "{answer:?}");
+        assert_eq!(error["data"]["retryable"], true);
+        assert!(error["message"].as_str().unwrap().contains("did not run"));
+        None
+    })
+    .await;
+    assert!(answer.said().is_number());
+    assert!(asked_at.elapsed() >= Duration::from_secs(2), "ana had time");
+    let late = app.call_as("ana", retry(&params, &asked, json!({}))).await;
+    assert_eq!((late.status, late.code()), (400, -32602), "{late:?}");
+}
+
+#[tokio::test]
+async fn answering_a_child_that_is_gone_does_not_say_that_the_call_was_not_sent() {
+    let app = app("legacy").await;
+    let before = app.call("rude_pid", json!({})).await.said();
+    let params = call("elicit");
+    let asked = app.call_as("ana", params.clone()).await;
+    kill(&before);
+    let after = app.until_answered("rude_pid").await.said();
+    assert_ne!(after, before, "another child is in service");
+    let inputs = json!({"q1": {"action": "decline"}});
+    let lost = app.call_as("ana", retry(&params, &asked, inputs)).await;
+    assert_eq!((lost.status, lost.code()), (200, -31502), "{lost:?}");
+    let error = &lost.body["error"];
+    assert_eq!(error["data"]["retryable"], false);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.ends_with("the call may have run"), "{message}");
 }
 
 #[tokio::test]

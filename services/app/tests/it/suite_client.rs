@@ -93,6 +93,7 @@ fn in_front_of(upstream: &str, credential: Credential) -> Spec {
         names: Default::default(),
         scopes: Vec::new(),
         telling: app::plugin::Telling::default(),
+        trusted: false,
         kind: Kind::Http(http_spec(upstream, credential)),
     }
 }

@@ -20,6 +20,7 @@ async fn app() -> App {
             names: Default::default(),
             scopes: Vec::new(),
             telling: app::plugin::Telling::default(),
+            trusted: false,
             kind: Kind::Conformance,
         },
     ])

@@ -230,6 +230,7 @@ fn plugins(folder: &Path, url: &str, credential: &Credential) -> Vec<Spec> {
             names: Default::default(),
             scopes: Vec::new(),
             telling: app::plugin::Telling::default(),
+            trusted: false,
             kind,
         })
         .into()

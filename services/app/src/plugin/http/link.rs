@@ -22,7 +22,7 @@ use crate::plugin::{
     upstream::{
         Lost, NoAnswer,
         call::{self, Terms},
-        connection::{Connection, Ears},
+        connection::{Connection, Ears, patience},
         errands::Errands,
         handshake::{self, Agreement},
         watches::Watches,
@@ -181,7 +181,10 @@ impl Link {
         let turn = match ask.method.name_member() {
             // Whoever asks for a task waits for nobody's call.
             Some("taskId") => None,
-            _ => connection.turn(deadline).await.map_err(NoAnswer::Lost)?,
+            _ => {
+                let until = patience(Instant::now(), deadline);
+                connection.turn(until).await.map_err(NoAnswer::Lost)?
+            }
         };
         let asked = call::ask(
             connection,

@@ -24,6 +24,7 @@ use super::{
     upstream::{
         Lost, NoAnswer,
         call::{self, Terms},
+        connection::patience,
         watches::Watches,
     },
 };
@@ -158,17 +159,20 @@ impl Stdio {
     /// [`mcp::Cause::NoBackend`] when no child is in service (nothing was sent), [`mcp::Cause::UpstreamBroken`] when it
     /// ended in mid-call, or what else [`Lost::failure`] says.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Failure> {
-        let deadline = ask.context.deadline.min(Instant::now() + self.call_timeout);
+        let end = ask.context.deadline;
+        let deadline = |begun| end.min(begun + self.call_timeout);
         if ask.method.name_member() == Some("taskId") {
             let unknown = || Failure::say(Cause::InvalidParams, "no such task");
             let (child, id) = tasks::place(ask.key).ok_or_else(unknown)?;
             let worker = self.pool.child(child).ok_or_else(unknown)?;
             let link = worker.link().ok_or_else(|| self.failure(Lost::NotSent))?;
             let ask = Ask { key: id, ..ask };
+            let deadline = deadline(Instant::now());
             return self.ask_child(child, &link, None, &ask, deadline).await;
         }
-        let placed = self.pool.place(deadline).await;
+        let placed = self.pool.place(patience(Instant::now(), end)).await;
         let Place { child, link, turn } = placed.map_err(|lost| self.failure(lost))?;
+        let deadline = deadline(Instant::now());
         let answer = self.ask_child(child, &link, turn, &ask, deadline).await?;
         Ok(tasks::placed(answer, child))
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::future::select_all;
+use futures::future::select_ok;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -112,8 +112,8 @@ impl Pool {
     /// Finds a child that takes a call: the least busy one, or the first that has a turn. Starts one more if all are busy.
     ///
     /// # Errors
-    /// [`Lost::NotSent`] when none is in service, [`Lost::Busy`] when none had a turn before `deadline`.
-    pub(super) async fn place(self: &Arc<Self>, deadline: Instant) -> Result<Place, Lost> {
+    /// [`Lost::NotSent`] when none is in service, [`Lost::Busy`] when none had a turn before `patience`.
+    pub(super) async fn place(self: &Arc<Self>, patience: Instant) -> Result<Place, Lost> {
         loop {
             let come = self.common.came.notified();
             let mut links = self.in_service();
@@ -126,14 +126,14 @@ impl Pool {
             }
             let turns = links.into_iter().map(|(child, link)| {
                 Box::pin(async move {
-                    let turn = link.connection.turn(deadline).await?;
+                    let turn = link.connection.turn(patience).await?;
                     link.take();
                     Ok(Place { child, link, turn })
                 })
             });
             tokio::select! {
                 biased;
-                (placed, ..) = select_all(turns) => return placed,
+                placed = select_ok(turns) => return placed.map(|(place, _)| place),
                 // One more child is in service.
                 () = come => {}
             }

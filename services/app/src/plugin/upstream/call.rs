@@ -82,8 +82,10 @@ pub(crate) struct Working {
     /// What the server wants to know, by the key under which its client is asked.
     open: BTreeMap<String, Question>,
     asked: usize,
+    /// When the first question was asked that is still open.
+    asked_at: Instant,
     /// Held for as long as no other call may be under way.
-    _turn: Option<OwnedSemaphorePermit>,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Working {
@@ -100,7 +102,8 @@ impl Working {
             exchange,
             open: BTreeMap::new(),
             asked: 0,
-            _turn: turn,
+            asked_at: Instant::now(),
+            turn,
         }
     }
 
@@ -136,15 +139,28 @@ impl Working {
 
     fn keep(&mut self, question: Question) {
         self.asked += 1;
+        if self.open.is_empty() {
+            self.asked_at = Instant::now();
+        }
         self.open.insert(format!("q{}", self.asked), question);
     }
 
     async fn answer_and_go_on(
-        mut self,
-        mut inputs: Inputs,
+        self,
+        inputs: Inputs,
         context: CallContext,
     ) -> Result<Answer, Failure> {
         let plugin = Arc::clone(&self.terms.plugin);
+        let went_on = self.hand_in_and_go_on(inputs, context).await;
+        // What is told of a call that has begun does not depend on the plugin's state.
+        went_on.map_err(|none| none.once_begun().failure(&plugin, &State::Ready))
+    }
+
+    async fn hand_in_and_go_on(
+        mut self,
+        mut inputs: Inputs,
+        context: CallContext,
+    ) -> Result<Answer, NoAnswer> {
         let deadline = context
             .deadline
             .min(Instant::now() + self.terms.call_timeout);
@@ -161,12 +177,11 @@ impl Working {
                     .connection()
                     .answer(&question, &input, deadline)
                     .await
-                    .map_err(|lost| lost.failure(&plugin, &State::Ready))?;
+                    .map_err(NoAnswer::Lost)?;
             }
         }
         if self.open.is_empty() {
-            let went_on = self.go_on(deadline).await;
-            went_on.map_err(|none| none.failure(&plugin, &State::Ready))
+            self.go_on(deadline).await
         } else {
             Ok(Answer::Questions(Box::new(self)))
         }
@@ -180,6 +195,18 @@ impl Parked for Working {
             .iter()
             .filter_map(|(key, question)| Some((key.clone(), asked(question)?)))
             .collect()
+    }
+
+    fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
+    fn is_in_the_way(&self) -> BoxFuture<'static, ()> {
+        if self.turn.is_none() {
+            return Box::pin(std::future::pending());
+        }
+        let connection = self.exchange.connection().clone();
+        Box::pin(async move { connection.turn_is_wanted().await })
     }
 
     fn resume(

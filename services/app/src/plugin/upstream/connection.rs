@@ -28,7 +28,7 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Abandon, Lost, Wire};
@@ -46,6 +46,10 @@ const QUESTION_BYTES_MAX: usize = 256 << 10;
 const GHOSTS_MAX: usize = 1024;
 /// How long a call that was given up may still cause questions and log messages.
 const GHOST: Duration = Duration::from_secs(30);
+/// How long a call waits for its turn at most.
+const TURN_WAIT: Duration = Duration::from_secs(5);
+/// And which part of its time: whoever sent it shares that out over three attempts.
+const TURN_SHARE: u32 = 4;
 /// How long a server may take to set the level of its log messages.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this many messages that are not MCP, in one connection, they are no longer logged.
@@ -160,6 +164,8 @@ struct Shared {
     ears: Ears,
     /// Taken by calls to a server that does not say which of them it asks about.
     one_at_a_time: Arc<Semaphore>,
+    /// How many calls wait for that.
+    turns_wanted: watch::Sender<usize>,
     /// The least grave level that the server was asked to log.
     level: AtomicU8,
 }
@@ -178,6 +184,28 @@ struct Waiting {
     answer: oneshot::Sender<Result<Answer, Lost>>,
     /// Set for a client's call, not for requests of our own.
     asker: Option<(Asker, mpsc::Sender<Question>)>,
+}
+
+/// A call that waits for its turn.
+struct Wanting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Wanting<'a> {
+    fn begin(calls: &'a watch::Sender<usize>) -> Self {
+        calls.send_modify(|calls| *calls += 1);
+        Self(calls)
+    }
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
+}
+
+/// Returns until when a call with this deadline waits for its turn: refused early enough, it can still be made elsewhere.
+pub(crate) fn patience(now: Instant, deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(now);
+    now + (left / TURN_SHARE).min(TURN_WAIT)
 }
 
 /// Why it cannot be told which client a server means.
@@ -252,6 +280,7 @@ impl Connection {
             closed,
             ears,
             one_at_a_time: Arc::new(Semaphore::new(1)),
+            turns_wanted: watch::Sender::new(0),
             level: AtomicU8::new(NO_LEVEL),
         }))
     }
@@ -309,23 +338,38 @@ impl Connection {
         self.0.ears.asks.load(Ordering::Relaxed)
     }
 
-    /// Waits until a client's call may be sent, at most until `deadline`: a server that does not say which call its questions
+    /// Waits until a client's call may be sent, at most until `patience`: a server that does not say which call its questions
     /// belong to gets one at a time.
     ///
     /// # Errors
-    /// [`Lost::Busy`] when others did not end before.
+    /// [`Lost::Busy`] when others did not end before, [`Lost::NotSent`] when the connection closed.
     pub(crate) async fn turn(
         &self,
-        deadline: Instant,
+        patience: Instant,
     ) -> Result<Option<OwnedSemaphorePermit>, Lost> {
         if !self.asks() {
             return Ok(None);
         }
-        let turn = Arc::clone(&self.0.one_at_a_time).acquire_owned();
-        match tokio::time::timeout_at(deadline.into(), turn).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
-            Ok(Err(_)) | Err(_) => Err(Lost::Busy),
+        let turns = &self.0.one_at_a_time;
+        if let Ok(turn) = Arc::clone(turns).try_acquire_owned() {
+            return Ok(Some(turn));
         }
+        let _wanting = Wanting::begin(&self.0.turns_wanted);
+        let turn = Arc::clone(turns).acquire_owned();
+        tokio::select! {
+            taken = tokio::time::timeout_at(patience.into(), turn) => match taken {
+                Ok(Ok(turn)) => Ok(Some(turn)),
+                Ok(Err(_)) | Err(_) => Err(Lost::Busy),
+            },
+            () = self.closed() => Err(Lost::NotSent),
+        }
+    }
+
+    /// Resolves when a call waits for its [`turn`](Self::turn).
+    pub(crate) async fn turn_is_wanted(&self) {
+        let mut wanted = self.0.turns_wanted.subscribe();
+        // The sender lives as long as the connection.
+        drop(wanted.wait_for(|calls| *calls > 0).await);
     }
 
     /// Asks a legacy server to log what is at least as grave as `level`, unless it was asked for as much before. One that
@@ -727,5 +771,28 @@ impl Drop for Exchange {
             let message = envelope::write_request(None, "notifications/cancelled", &params);
             carrier.try_send(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_refused_its_turn_while_there_is_time_for_another_attempt() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs_f64;
+        for (left, waits) in [(0.0, 0.0), (2.0, 0.5), (20.0, 5.0), (300.0, 5.0)] {
+            assert_eq!(
+                patience(now, now + seconds(left)),
+                now + seconds(waits),
+                "{left}"
+            );
+        }
+        assert_eq!(
+            patience(now + seconds(1.0), now),
+            now + seconds(1.0),
+            "it is late"
+        );
     }
 }

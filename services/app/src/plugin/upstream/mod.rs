@@ -90,6 +90,14 @@ pub(crate) enum NoAnswer {
 }
 
 impl NoAnswer {
+    /// Says the same of a call that the server has begun.
+    pub(crate) fn once_begun(self) -> Self {
+        match self {
+            Self::Lost(lost) => Self::Lost(lost.once_begun()),
+            failed @ Self::Failed(_) => failed,
+        }
+    }
+
     /// Returns what the caller of the plugin `name` is told.
     pub(crate) fn failure(self, name: &str, state: &State) -> Failure {
         match self {
@@ -109,6 +117,16 @@ pub(crate) enum Abandon {
 }
 
 impl Lost {
+    /// Says the same of a call that the server has begun: what is not sent any more takes nothing back.
+    pub(crate) fn once_begun(self) -> Self {
+        match self {
+            Self::NotSent | Self::Busy | Self::SessionGone | Self::Denied | Self::NoEndpoint => {
+                Self::Broken
+            }
+            Self::Broken | Self::Late | Self::TooLong | Self::Garbage => self,
+        }
+    }
+
     /// Returns what the caller of the plugin `name` is told.
     pub(crate) fn failure(self, name: &str, state: &State) -> Failure {
         let (cause, what) = match self {
@@ -124,7 +142,10 @@ impl Lost {
                 Cause::NoBackend,
                 "is not let in by its server; the call did not run".to_owned(),
             ),
-            Self::Busy => (Cause::Overloaded, "has too many calls under way".to_owned()),
+            Self::Busy => (
+                Cause::Overloaded,
+                "has too many calls under way; the call did not run".to_owned(),
+            ),
             Self::Broken => (
                 Cause::UpstreamBroken,
                 "ended while the call was under way; the call may have run".to_owned(),
