@@ -309,14 +309,14 @@ async fn attempt(
             // How long a client listens says nothing of the instance; that it can does.
             record.opened();
             settle(&Ok(200), Ended::Well, "ok");
-            return (number, listen(edge, &release, events, told).await);
+            return (number, listen(edge, &release, *events, told).await);
         }
         Ok(Answer::Events(events)) => {
             let time = Time {
                 first: began + limit,
                 all: context.deadline.at(),
             };
-            follow(events, told, time).await
+            follow(*events, told, time).await
         }
     };
     let (ended, outcome) = name(&result);

@@ -101,7 +101,7 @@ impl Transport {
             .and_then(|v| v.to_str().ok())
             .unwrap_or_default();
         if media.starts_with("text/event-stream") && status == 200 {
-            return Ok(Answer::Events(Events::new(body)));
+            return Ok(Answer::Events(Box::new(Events::new(body))));
         }
         let is_json = media.starts_with("application/json");
         let body = gather(body).await?;
@@ -165,7 +165,7 @@ pub enum Answer {
     /// All of it.
     Whole(Reply),
     /// Messages as they come, the response last.
-    Events(Events),
+    Events(Box<Events>),
 }
 
 /// The messages of an answer. Dropped before the response, the connection is closed, which cancels the call.

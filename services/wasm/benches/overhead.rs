@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p wasm --bench overhead`
 
+#![expect(clippy::print_stdout, reason = "the result of the command")]
+
 use std::{
     fmt,
     hint::black_box,
@@ -30,6 +32,9 @@ struct Deaf;
 impl Host for Deaf {
     fn log(&self, _: Level, _: &str) {}
     fn progress(&self, _: f64, _: Option<f64>, _: Option<&str>) {}
+    fn call(&self) -> Option<wasm::Call> {
+        None
+    }
 }
 
 /// A built-in as the app has them: a function behind a pointer, with a future of its own.
