@@ -328,16 +328,19 @@ fn plugin_processes(name: &str) -> Result<BTreeSet<(u32, u32)>> {
             .get(1)
             .is_some_and(|w| w.ends_with(b"sessions_server.py"))
             && words.get(2) == Some(&name.as_bytes());
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(')')
-            .and_then(|(_, rest)| rest.split_whitespace().nth(1))
-            .and_then(|parent| parent.parse().ok());
-        if let (true, Some(parent)) = (is_ours, parent) {
-            found.insert((parent, pid));
+        // Between them stands its guard.
+        let app = || parent_of(parent_of(pid)?);
+        if let Some(app) = is_ours.then(app).flatten() {
+            found.insert((app, pid));
         }
     }
     Ok(found)
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Kills an instance, and waits until it is back.

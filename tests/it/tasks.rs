@@ -73,17 +73,17 @@ async fn a_task_is_found_from_any_edge_and_told_of_until_its_app_is_gone() -> Re
         let (app, _) = id.rsplit_once('.').context("an app")?;
         Ok((app.to_owned(), id.to_owned()))
     };
-    // Tasks at both apps.
-    let mut tasks = std::collections::BTreeMap::new();
-    for _ in 0..100 {
+    // Tasks at both apps, as soon as the edge knows both.
+    let tasks = std::sync::Mutex::new(std::collections::BTreeMap::new());
+    eventually(PATIENCE, || async {
         let (app, id) = begin(600).await?;
+        let mut tasks = tasks.lock().expect("no panic");
         tasks.insert(app, id);
-        if tasks.len() == 2 {
-            break;
-        }
-    }
-    let tasks: Vec<(String, String)> = tasks.into_iter().collect();
-    ensure!(tasks.len() == 2, "{tasks:?}");
+        ensure!(tasks.len() == 2, "{tasks:?}");
+        Ok(())
+    })
+    .await?;
+    let tasks: Vec<(String, String)> = tasks.into_inner()?.into_iter().collect();
     for (_, id) in &tasks {
         for url in [&first, &second.url] {
             let got = ask(&fleet, url, "tasks/get", json!({"taskId": id})).await?;
