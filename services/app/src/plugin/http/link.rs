@@ -11,10 +11,9 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Ended, Transport,
+    Ended, Mirrors, Transport,
     duplex::{self, DuplexError},
     endpoint::Endpoint,
-    marks::Marks,
     streamable::Streamable,
 };
 use crate::plugin::{
@@ -44,7 +43,7 @@ pub(super) struct Known {
 pub(super) struct Manner {
     pub(super) transport: Transport,
     /// Which arguments go into heads.
-    pub(super) marks: Arc<ArcSwap<Marks>>,
+    pub(super) mirrors: Arc<ArcSwap<Mirrors>>,
     /// What somebody wants to know of.
     pub(super) watches: Watches,
     /// What was agreed in another session, if this is one for a user: what changes is told in that one.
@@ -100,8 +99,8 @@ impl Link {
         ears: Ears,
         manner: &Manner,
     ) -> Result<Self, Ended> {
-        let marks = Arc::clone(&manner.marks);
-        let (way, connection) = Streamable::connect(endpoint, marks, ears);
+        let mirrors = Arc::clone(&manner.mirrors);
+        let (way, connection) = Streamable::connect(endpoint, mirrors, ears);
         let known = manner.known.as_ref().map(|known| &known.agreement);
         let agreement = match known {
             Some(known) if known.era() == Era::Modern => {

@@ -1,6 +1,5 @@
 //! Remote MCP servers, of either era: over streamable HTTP, or over the transport of 2024-11-05.
 //!
-//! - [`marks`]: parameters that go into a request's head; pure
 //! - [`endpoint`], [`events`]: requests and their refusals; streams of events
 //! - [`streamable`], [`duplex`]: the two transports
 //! - [`link`]: a session with the server, whichever of them carries it
@@ -11,19 +10,22 @@
 //! the server did not look at it.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mcp::{Era, Failure};
+use mcp::{
+    Era, Failure,
+    mirror::{self, Mirror},
+};
 use reqwest::Url;
-use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answer, Ask, Item, Listing, Scope, State,
+    Answer, Ask, Listing, Scope, State,
     credential::{Badge, Credential, Credentials, User},
     failing::Failing,
     hub::Hub,
@@ -43,7 +45,6 @@ mod duplex;
 mod endpoint;
 mod events;
 mod link;
-mod marks;
 mod streamable;
 mod visitors;
 
@@ -51,6 +52,9 @@ use duplex::DuplexError;
 use endpoint::Endpoint;
 use link::{Known, Link, Manner};
 use visitors::Visitors;
+
+/// Arguments that go into a request's head, by tool; only of tools that have any.
+type Mirrors = HashMap<String, Vec<Mirror>>;
 
 /// How often a silent server is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -105,7 +109,7 @@ struct Shared {
     own: Arc<Badge>,
     visitors: Visitors,
     /// Which arguments go into heads, by tool.
-    marks: Arc<ArcSwap<marks::Marks>>,
+    mirrors: Arc<ArcSwap<Mirrors>>,
     shown: Shown,
     /// Told whenever a resource changes.
     hub: Arc<Hub>,
@@ -161,7 +165,7 @@ impl Http {
             own: Arc::new(credentials.own()),
             credentials,
             visitors: Visitors::default(),
-            marks: Arc::default(),
+            mirrors: Arc::default(),
             shown: Shown::new(changed),
             hub: Arc::clone(hub),
             watches: Watches::default(),
@@ -311,7 +315,7 @@ impl Shared {
         };
         let manner = Manner {
             transport: self.spec.transport,
-            marks: Arc::clone(&self.marks),
+            mirrors: Arc::clone(&self.mirrors),
             watches: self.watches.clone(),
             known,
             deadline,
@@ -437,25 +441,20 @@ impl Shared {
     async fn list(&self, link: &Link, deadline: Instant) -> Result<(), HandshakeError> {
         let agreement = &link.known.agreement;
         let mut listing = handshake::list_all(&link.connection, agreement, deadline).await?;
-        let mut marked = marks::Marks::new();
-        listing.tools.retain(|tool| match marks_of(tool) {
-            Some(marks) if marks.is_empty() => true,
-            Some(marks) => {
-                marked.insert(tool.key.clone(), marks);
+        let mut mirrors = Mirrors::new();
+        listing.tools.retain(|tool| match mirror::of_tool(&tool.raw) {
+            Ok(of_tool) if of_tool.is_empty() => true,
+            Ok(of_tool) => {
+                mirrors.insert(tool.key.clone(), of_tool);
                 true
             }
-            None => {
-                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), "a tool with a wrong x-mcp-header is not served");
+            Err(error) => {
+                tracing::warn!(plugin = %self.name, tool = tool.key.escape_debug().to_string(), error = %error, "the tool is not served");
                 false
             }
         });
-        self.marks.store(Arc::new(marked));
+        self.mirrors.store(Arc::new(mirrors));
         self.shown.set_listing(listing);
         Ok(())
     }
-}
-
-fn marks_of(tool: &Item) -> Option<Vec<marks::Mark>> {
-    let definition: Value = serde_json::from_str(tool.raw.get()).ok()?;
-    marks::read(&definition)
 }

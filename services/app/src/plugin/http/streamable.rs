@@ -21,6 +21,7 @@ use mcp::{
     incoming::{Incoming, decode},
     lines::Line,
     members::Members,
+    mirror,
 };
 use reqwest::Response;
 use serde_json::{Value, value::RawValue};
@@ -28,9 +29,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
+    Mirrors,
     endpoint::{Endpoint, Refusal, is_events},
     events::{Events, Place},
-    marks::{self, Marks},
 };
 use crate::plugin::{
     outgoing,
@@ -72,7 +73,7 @@ struct Shared {
     endpoint: Endpoint,
     revision: OnceLock<Revision>,
     session: OnceLock<HeaderValue>,
-    marks: Arc<ArcSwap<Marks>>,
+    mirrors: Arc<ArcSwap<Mirrors>>,
     lists_changed: Arc<Notify>,
     /// A stream of changes has begun.
     listened: AtomicBool,
@@ -80,10 +81,10 @@ struct Shared {
 }
 
 impl Streamable {
-    /// Begins without agreement. `marks` says which arguments go into heads.
+    /// Begins without agreement. `mirrors` says which arguments go into heads.
     pub(super) fn connect(
         endpoint: Endpoint,
-        marks: Arc<ArcSwap<Marks>>,
+        mirrors: Arc<ArcSwap<Mirrors>>,
         ears: Ears,
     ) -> (Self, Connection) {
         let plugin = Arc::clone(&endpoint.plugin);
@@ -91,7 +92,7 @@ impl Streamable {
             endpoint,
             revision: OnceLock::new(),
             session: OnceLock::new(),
-            marks,
+            mirrors,
             lists_changed: Arc::clone(&ears.lists_changed),
             listened: AtomicBool::new(false),
             aside: Arc::new(Semaphore::new(ASIDE_MAX)),
@@ -216,11 +217,14 @@ impl Streamable {
             .and_then(|member| members.get_str(member));
         if let Some(name) = name {
             set(headers::NAME, &name);
-            if let (Some(marks), Some(arguments)) =
-                (self.0.marks.load().get(&name), members.get("arguments"))
+            if let (Some(mirrors), Some(arguments)) =
+                (self.0.mirrors.load().get(&name), members.get("arguments"))
             {
                 let arguments: Value = serde_json::from_str(arguments.get()).unwrap_or_default();
-                head.extend(marks::fields(marks, &arguments));
+                let written = mirror::write(mirrors, &arguments).into_iter();
+                head.extend(written.filter_map(|(name, value)| {
+                    Some((HeaderName::try_from(name).ok()?, value.try_into().ok()?))
+                }));
             }
         }
         head
