@@ -8,7 +8,7 @@
 //! fill after Redis is back, what this edge's own bucket lacks is told along: Redis knows nothing of what passed without it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -260,21 +260,8 @@ impl Link {
 
     async fn connect(&self) -> anyhow::Result<(MultiplexedConnection, String)> {
         let wait = self.timeout.max(Duration::from_secs(1));
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(wait))
-            .set_response_timeout(Some(self.timeout));
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        let mut connection = connecting.await?;
-        if let Some(path) = &self.password_file {
-            let password = tokio::fs::read_to_string(path)
-                .await
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(password.trim_end());
-            auth.query_async::<()>(&mut connection).await?;
-        }
+        let password = self.password_file.as_deref();
+        let mut connection = connect(&self.client, password, wait, self.timeout).await?;
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(SCRIPT);
         let script = load.query_async(&mut connection).await?;
@@ -309,4 +296,29 @@ impl Link {
         }
         Ok(())
     }
+}
+/// Connects to Redis within `wait`, with the password that the file holds now; an answer may take `patience`.
+///
+/// # Errors
+/// What Redis or the file says; never the password.
+pub async fn connect(
+    client: &Client,
+    password_file: Option<&Path>,
+    wait: Duration,
+    patience: Duration,
+) -> anyhow::Result<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(wait))
+        .set_response_timeout(Some(patience));
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    let mut connection = connecting.await?;
+    if let Some(path) = password_file {
+        let password = tokio::fs::read_to_string(path)
+            .await
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(password.trim_end());
+        auth.query_async::<()>(&mut connection).await?;
+    }
+    Ok(connection)
 }

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mcp::{Cause, Failure};
+use redis::Client;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client};
 use sha2::{Digest, Sha256};
 use signature::{Keys, Request, Rules, Signed};
 
 use crate::exchange::Exchange;
 use crate::identity::{Caller, unix_seconds};
+use crate::shared::connect;
 
 /// How often the key file is looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(1);
@@ -341,22 +342,8 @@ impl SharedNonces {
     }
 
     async fn connect(&self) -> anyhow::Result<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        let mut connection = connecting.await?;
-        if let Some(path) = &self.password_file {
-            let password = tokio::fs::read_to_string(path)
-                .await
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(password.trim_end());
-            auth.query_async::<()>(&mut connection).await?;
-        }
-        Ok(connection)
+        let password = self.password_file.as_deref();
+        connect(&self.client, password, self.timeout, self.timeout).await
     }
 }
 
